@@ -1,0 +1,1 @@
+"""What cuts text into pieces that one vector each can stand for."""

@@ -1,0 +1,1 @@
+"""Floor 0: what the words mean. No I/O, no environment, no clock."""

@@ -1,0 +1,1 @@
+"""Change feeds: where events about documents come from."""

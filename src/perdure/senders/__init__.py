@@ -1,0 +1,1 @@
+"""What carries a word to other systems."""

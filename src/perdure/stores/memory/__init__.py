@@ -1,0 +1,5 @@
+"""The job store that needs nothing but this process."""
+
+from perdure.stores.memory.store import MemoryJobStore
+
+__all__ = ["MemoryJobStore"]

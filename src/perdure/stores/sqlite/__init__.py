@@ -1,0 +1,5 @@
+"""The job store over an SQLite file."""
+
+from perdure.stores.sqlite.store import SqliteJobStore
+
+__all__ = ["SqliteJobStore"]

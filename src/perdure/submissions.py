@@ -1,0 +1,160 @@
+"""Files become jobs, hundreds at a time; those whose documents did not change are found on the way, so that no worker need
+read them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from perdure.core.generations import Generations
+from perdure.core.jobs import Done
+from perdure.domain.document import Draft
+from perdure.domain.errors import DocumentError, PerdureError
+from perdure.domain.job import NewJob, Progress
+from perdure.ingestion import FileItem, Order, OrderBook, target_of
+from perdure.pipeline.result import VectorizeResult
+from perdure.pipeline.source import path_source
+from perdure.pipeline.vectorize import Vectorizer
+from perdure.ports.parser import Chunker
+from perdure.ports.vector_store import VectorStore
+
+log = logging.getLogger(__name__)
+
+BATCH: Final = 500
+EPOCH: Final = 1
+"""Of the run that a job comes in with."""
+PATIENCE: Final = 5.0
+"""Seconds after which a look is given up; submitting must not wait long for the vectors' store."""
+
+
+class Batch(NamedTuple):
+    """New jobs, and what came of some of them already, by their places."""
+
+    new: list[NewJob]
+    done: dict[int, Done]
+
+
+class Submissions:
+    """Makes the jobs, and tells which of them have nothing to do.
+
+    Args:
+        vectorizer: gives the pipeline with an embedder, which is loaded when the first submission comes.
+        chunker: makes what cuts as a name says.
+    """
+
+    def __init__(
+        self,
+        orders: OrderBook,
+        vectors: VectorStore,
+        vectorizer: Callable[[str], Awaitable[Vectorizer]],
+        chunker: Callable[[str], Chunker],
+        generations: Generations,
+    ) -> None:
+        self._orders = orders
+        self._vectors = vectors
+        self._vectorizer = vectorizer
+        self._chunker = chunker
+        self._generations = generations
+
+    async def batches(
+        self, items: Iterable[FileItem], options: Mapping[str, Any], *, look: bool
+    ) -> AsyncGenerator[Batch, None]:
+        """The jobs of the files; while one batch is written the next is read.
+
+        Args:
+            look: whether to find out what did not change.
+
+        Raises:
+            DocumentUnreadable, InvalidInput: as `OrderBook.for_file`; the batches before stand.
+        """
+        left = iter(items)
+        ahead = asyncio.ensure_future(self._batch(list(islice(left, BATCH)), options, look=look))
+        try:
+            while (batch := await ahead).new:
+                ahead = asyncio.ensure_future(self._batch(list(islice(left, BATCH)), options, look=look))
+                yield batch
+        finally:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
+
+    async def _batch(self, items: list[FileItem], options: Mapping[str, Any], *, look: bool) -> Batch:
+        if not items:
+            return Batch([], {})
+        new = await asyncio.to_thread(lambda: [self._orders.for_file(item, options) for item in items])
+        return Batch(new, await self.unchanged(new) if look else {})
+
+    async def unchanged(self, new: Sequence[NewJob]) -> dict[int, Done]:
+        """What comes of those of the jobs, by their places, whose documents did not change; nothing older is published any
+        more after these. Whatever is in doubt or in trouble is left to a worker.
+
+        Args:
+            new: of files, all of one tenant and namespace.
+        """
+        said = Counter(job.document_id for job in new)
+        plain = ((place, _plain(job)) for place, job in enumerate(new) if said[job.document_id] == 1)
+        orders = {place: order for place, order in plain if order is not None}
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await self._unchanged(new[0].tenant, orders) if orders else {}
+        except (PerdureError, TimeoutError) as error:
+            log.debug("whether documents changed is left to the workers: %s", error)
+            return {}
+
+    async def _unchanged(self, tenant: str, orders: dict[int, Order]) -> dict[int, Done]:
+        namespace = next(iter(orders.values())).namespace
+        lineage = await self._generations.read(tenant, namespace)
+        if len(lineage.written) != 1:
+            return {}
+        vectorizer = await self._vectorizer(lineage.current.embedder)
+        name = lineage.current.name(namespace)
+        drafts = await asyncio.to_thread(self._drafts, vectorizer, tenant, name, orders)
+        shown = await self._vectors.affirm(list(drafts.values()))
+        if await self._generations.read(tenant, namespace) != lineage:
+            return {}
+        results = {
+            place: replace(VectorizeResult.of_unchanged(stored), namespace=namespace)
+            for place, stored in zip(drafts, shown, strict=True)
+            if stored is not None
+        }
+        return {
+            place: Done(
+                result=msgspec.to_builtins(result) | {"failed_chunks": []},
+                progress=Progress(fraction=1.0, counts=result.counts()),
+            )
+            for place, result in results.items()
+        }
+
+    def _drafts(
+        self, vectorizer: Vectorizer, tenant: str, namespace: str, orders: dict[int, Order]
+    ) -> dict[int, Draft]:
+        drafts = {}
+        chunkers = {
+            name: self._chunker(name) for name in {order.chunking for order in orders.values()} if name
+        }
+        for place, order in orders.items():
+            source = path_source(order.path or "", media_type=order.media_type, encoding=order.encoding)
+            target = target_of(order, tenant, namespace)
+            with suppress(DocumentError, OSError):
+                draft = vectorizer.glance(
+                    replace(source, name=order.name), target, EPOCH, chunkers.get(order.chunking or "")
+                )
+                if draft is not None:
+                    drafts[place] = draft
+        return drafts
+
+
+def _plain(job: NewJob) -> Order | None:
+    """The order of a file that may be looked at now; None: a worker does it."""
+    order = msgspec.convert(job.payload, Order)
+    # A request that repeats itself has the version of its first saying, which a dated one does not know.
+    unsure = order.dated and job.idempotency_key is not None
+    return None if order.path is None or job.run_at or not job.max_rescues or unsure else order

@@ -1,0 +1,208 @@
+"""The vector store port, over an SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+import apsw
+
+from perdure.databases.sqlite import MEMORY, SqliteDatabase
+from perdure.domain.document import Chunk, Draft, EmbeddedChunk, Namespace, StoredDocument
+from perdure.domain.errors import StoreUnavailable
+from perdure.domain.search import Hit, SearchQuery
+from perdure.domain.vector import check_vectors
+from perdure.ports.vector_store import Audit, Begun, Surplus, VectorCapabilities
+from perdure.vectors.sqlite import auditing, reading, searching
+from perdure.vectors.sqlite.batches import Batches
+from perdure.vectors.sqlite.documents import stored_document, stored_documents
+from perdure.vectors.sqlite.schema import COMPONENT, STEPS, equip
+from perdure.vectors.sqlite.writing import Writing
+
+T = TypeVar("T")
+
+BITE: Final = 256
+"""Chunks that are swept in one transaction."""
+
+
+class SqliteVectorStore:
+    """See `perdure.ports.vector_store.VectorStore`.
+
+    Args:
+        path: the file, which a job store may share; ":memory:" for a private one that dies with this object.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = path
+        self._opening = asyncio.Lock()
+        self._database: SqliteDatabase | None = None
+        self._batches: Batches | None = None
+
+    @property
+    def capabilities(self) -> VectorCapabilities:
+        """All, of a file; a database in memory is this process's own."""
+        on_disk = str(self._path) != MEMORY
+        return VectorCapabilities(durable=on_disk, multi_process=on_disk, full_text=True)
+
+    async def setup(self) -> None:
+        """See the port."""
+        async with self._opening:
+            if self._database is None:
+                self._database = await self._open()
+                self._batches = Batches(self._database)
+
+    async def close(self) -> None:
+        """See the port."""
+        database, batches = self._database, self._batches
+        self._database = self._batches = None
+        if batches is not None:
+            await batches.drain()
+        if database is not None:
+            await database.close()
+
+    # --- writing ----------------------------------------------------------------------------
+
+    async def begin(self, draft: Draft) -> Begun:
+        """See the port."""
+        return await self._write(lambda writing: writing.begin(draft))
+
+    async def affirm(self, drafts: Sequence[Draft]) -> list[StoredDocument | None]:
+        """See the port."""
+        return await self._write(lambda writing: [writing.affirm(draft) for draft in drafts], len(drafts))
+
+    async def upsert(self, draft: Draft, chunks: Sequence[EmbeddedChunk]) -> None:
+        """See the port."""
+        check_vectors(chunks, draft.dimension)
+        await self._write(lambda writing: writing.upsert(draft, chunks), len(chunks))
+
+    async def publish(
+        self,
+        draft: Draft,
+        chunk_ids: Collection[str],
+        *,
+        last: Sequence[EmbeddedChunk] = (),
+        complete: bool = True,
+    ) -> StoredDocument:
+        """See the port."""
+        check_vectors(last, draft.dimension)
+        return await self._write(
+            lambda writing: writing.publish(draft, chunk_ids, last, complete=complete),
+            1 + len(last),
+        )
+
+    async def delete(
+        self, tenant: str, namespace: str, document_id: str, *, version: int | None = None
+    ) -> int:
+        """See the port."""
+        return await self._write(lambda writing: writing.delete(tenant, namespace, document_id, version))
+
+    async def sweep(self, limit: int) -> int:
+        """See the port."""
+        swept = 0
+        while swept < limit:
+            bite = min(BITE, limit - swept)
+            removed = await self._write(partial(Writing.sweep, limit=bite), bite)
+            swept += removed
+            if removed < bite:
+                break
+        return swept
+
+    # --- whether it is as it should be ------------------------------------------------------
+
+    async def audit(
+        self, tenant: str, namespace: str, document_ids: Sequence[str]
+    ) -> list[tuple[str, Audit]]:
+        """See the port."""
+        return await self._read(
+            lambda connection: auditing.audit(connection, tenant, namespace, document_ids)
+        )
+
+    async def mend(self, tenant: str, namespace: str, document_id: str) -> Audit:
+        """See the port."""
+        return await self._write(
+            lambda writing: auditing.mend(writing.flushed(), tenant, namespace, document_id)
+        )
+
+    async def tidy(self, tenant: str, namespace: str, limit: int, *, remove: bool) -> Surplus:
+        """See the port."""
+        if not remove:
+            return await self._read(
+                lambda connection: auditing.tidy(connection, tenant, namespace, limit, remove=False)
+            )
+        return await self._write(
+            lambda writing: auditing.tidy(writing.flushed(), tenant, namespace, limit, remove=True)
+        )
+
+    # --- reading ----------------------------------------------------------------------------
+
+    async def missing(self, draft: Draft, chunk_ids: Sequence[str]) -> set[str]:
+        """See the port."""
+        return await self._read(lambda connection: reading.missing(connection, draft, chunk_ids))
+
+    async def vectors(self, draft: Draft, chunk_hashes: Collection[str]) -> dict[str, bytes]:
+        """See the port."""
+        return await self._read(lambda connection: reading.vectors(connection, draft, chunk_hashes))
+
+    async def document(self, tenant: str, namespace: str, document_id: str) -> StoredDocument | None:
+        """See the port."""
+        return await self._read(
+            lambda connection: stored_document(connection, tenant, namespace, document_id)
+        )
+
+    async def documents(
+        self, tenant: str, namespace: str, limit: int, after: str | None = None
+    ) -> list[StoredDocument]:
+        """See the port."""
+        return await self._read(
+            lambda connection: stored_documents(connection, tenant, namespace, limit, after)
+        )
+
+    async def chunks(
+        self, tenant: str, namespace: str, document_id: str, limit: int, after: int = -1
+    ) -> list[Chunk]:
+        """See the port."""
+        return await self._read(
+            lambda connection: reading.chunks(connection, tenant, namespace, document_id, limit, after)
+        )
+
+    async def namespaces(self, tenant: str) -> list[Namespace]:
+        """See the port."""
+        return await self._read(lambda connection: reading.namespaces(connection, tenant))
+
+    async def search(self, query: SearchQuery) -> list[Hit]:
+        """See the port."""
+        return await self._read(lambda connection: searching.search(connection, query))
+
+    async def search_text(self, query: SearchQuery) -> list[Hit]:
+        """See the port. Of a long text the first 64 distinct words count. How rare a word is, is counted over the whole
+        file, whoever's chunks hold it.
+        """
+        return await self._read(lambda connection: searching.search_text(connection, query))
+
+    # --- behind it --------------------------------------------------------------------------
+
+    async def _open(self) -> SqliteDatabase:
+        database = await SqliteDatabase.open(self._path)
+        try:
+            await database.equip(equip)
+            await database.migrate(COMPONENT, STEPS)
+        except BaseException:
+            await database.close()
+            raise
+        return database
+
+    async def _write(self, change: Callable[[Writing], T], weight: int = 1) -> T:
+        if self._batches is None:
+            raise self._unready()
+        return await self._batches.write(change, weight)
+
+    async def _read(self, look: Callable[[apsw.Connection], T]) -> T:
+        if self._database is None:
+            raise self._unready()
+        return await self._database.read(look)
+
+    def _unready(self) -> StoreUnavailable:
+        return StoreUnavailable(f"the vector store in {self._path} is not open; call setup first")

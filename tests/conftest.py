@@ -1,0 +1,65 @@
+"""Rules for every test: what can't run here has failed, and nothing of the developer's own settings leaks in.
+
+A skipped test or an expected failure is how a lost ability goes unnoticed, so both are reported as failures.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from typing import Any
+
+import hypothesis
+import pytest
+
+# The same examples in every run, and no more than find something: every test runs often. Two busy cores make any
+# example slow now and then; that says nothing about the code.
+hypothesis.settings.register_profile(
+    "perdure",
+    derandomize=True,
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("perdure")
+
+# The settings that Perdure reads, the older names among them. PERDURE_TEST_* points tests at servers, so it stays.
+_ALIASES = ("JOB_STORE_TYPE", "OPENAI_API_KEY", "REDIS_URL", "SQLITE_PATH", "VECTORIZATION_JOB_TTL_HOURS")
+for _name in tuple(os.environ):
+    if _name in _ALIASES or (_name.startswith("PERDURE_") and not _name.startswith("PERDURE_TEST_")):
+        del os.environ[_name]
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    if isinstance(report.longrepr, tuple):  # (path, line, "Skipped: why")
+        return str(report.longrepr[2])
+    return str(getattr(report, "wasxfail", "") or report.longrepr or "no reason given")
+
+
+def _fail(report: pytest.TestReport | pytest.CollectReport, rule: str) -> None:
+    report.longrepr = f"{rule}: {_reason(report)}"
+    report.outcome = "failed"
+    if hasattr(report, "wasxfail"):
+        del report.wasxfail
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if hasattr(report, "wasxfail"):
+        _fail(report, "no test may be marked xfail")
+    elif report.skipped:
+        _fail(report, "no test may be skipped")
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if report.skipped:
+        _fail(report, "no test module may be skipped")
+    return report
