@@ -28,6 +28,7 @@ from pathlib import Path
 import perdure
 from bench.ingest.sources import COMES_AGAIN, SOURCES, Source
 from perdure.app import App
+from perdure.core.feeds import FeedStatus
 from perdure.domain.change import Change, Poison
 from perdure.feeding import feeds_of, make_runner
 from perdure.feeds.folder import FolderFeed
@@ -138,6 +139,20 @@ class Bench:
         delays, self.delays = sorted(self.delays) or [0.0], []
         return round(delays[len(delays) // 2], 2), round(delays[int(len(delays) * 0.95)], 2)
 
+    async def status(self) -> FeedStatus:
+        return next(one for one in await feeds_of(self.app).all() if one.name == NAME)
+
+    async def quiet(self) -> FeedStatus:
+        """The status once nothing was told for three seconds: that a document came and went may be told after it is gone."""
+        status, since = await self.status(), time.monotonic()
+        while time.monotonic() < since + 3:
+            await asyncio.sleep(0.2)
+            now = await self.status()
+            if (now.upserts, now.deletes) != (status.upserts, status.deletes):
+                since = time.monotonic()
+            status = now
+        return status
+
     async def judge(self, report: Report, patience: float) -> None:
         """After the storm: does what is searchable equal the source, once each, and is nothing told again?"""
         report.wrong += await self.differences(patience)
@@ -146,10 +161,10 @@ class Bench:
         report.jobs = {str(state): number for state, number in jobs.items() if number}
         if sum(jobs.values()) > self.turn:
             report.wrong.append(f"{sum(jobs.values())} jobs of {self.turn} events")
-        before = (await feeds_of(self.app).all())[0]
+        before = await self.quiet()
         while not await self.kill_leader():
             await asyncio.sleep(0.1)
-        while (after := (await feeds_of(self.app).all())[0]).leader == before.leader:
+        while (await self.status()).leader == before.leader:
             await asyncio.sleep(0.1)
         # It has read to the end when one more event is found.
         last = "Paper last.md in its state 0."
@@ -157,8 +172,7 @@ class Bench:
         async with asyncio.timeout(patience):
             while await self.found("last.md") != [last]:
                 await asyncio.sleep(0.1)
-        await asyncio.sleep(1)
-        after = (await feeds_of(self.app).all())[0]
+        after = await self.quiet()
         report.told, report.parked = after.upserts + after.deletes, after.parked
         once = before.upserts + 1, before.deletes
         if report.feed not in COMES_AGAIN and (after.upserts, after.deletes) != once:
