@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from perdure.domain.document import StoredDocument
 from perdure.domain.errors import StoreError
 from perdure.domain.search import MAX_LIMIT, Compare, Hit, SearchQuery, matches
-from perdure.testing.wrong_vectors.base import WrongVectors
+from tests.wrong.vectors.base import WrongVectors
 
 
 class LeaksTenants(WrongVectors):

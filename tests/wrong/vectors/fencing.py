@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -10,8 +11,8 @@ from perdure.domain.document import Draft, EmbeddedChunk, StoredDocument
 from perdure.domain.drafts import turn
 from perdure.domain.errors import StaleWrite
 from perdure.ports.vector_store import Begun
-from perdure.testing.wrong_vectors.base import WrongVectors
 from perdure.vectors.memory.shelf import Edition
+from tests.wrong.vectors.base import WrongVectors
 
 
 class PublishesWithoutFence(WrongVectors):
@@ -19,18 +20,11 @@ class PublishesWithoutFence(WrongVectors):
 
     caught_by = "test_a_superseded_draft_changes_nothing"
 
-    async def publish(
-        self,
-        draft: Draft,
-        chunk_ids: Collection[str],
-        *,
-        last: Sequence[EmbeddedChunk] = (),
-        complete: bool = True,
-    ) -> StoredDocument:
+    async def publish(self, draft: Draft, chunk_ids: Collection[str], **rest: Any) -> StoredDocument:
         entry = self._entry(draft)
         entry.begin(turn(draft))
         entry.draft = entry.draft or Edition(draft)
-        return await super().publish(draft, chunk_ids, last=last, complete=complete)
+        return await super().publish(draft, chunk_ids, **rest)
 
 
 class StoresWithoutFence(WrongVectors):
@@ -112,14 +106,7 @@ class RefusesARepeatedPublish(WrongVectors):
 
     caught_by = "test_publishing_again_is_the_same"
 
-    async def publish(
-        self,
-        draft: Draft,
-        chunk_ids: Collection[str],
-        *,
-        last: Sequence[EmbeddedChunk] = (),
-        complete: bool = True,
-    ) -> StoredDocument:
+    async def publish(self, draft: Draft, chunk_ids: Collection[str], **rest: Any) -> StoredDocument:
         if self._entry(draft).standing.published == turn(draft):
             raise StaleWrite("published already")
-        return await super().publish(draft, chunk_ids, last=last, complete=complete)
+        return await super().publish(draft, chunk_ids, **rest)

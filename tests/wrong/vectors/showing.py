@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from msgspec.structs import replace
 
 from perdure.domain.document import Draft, EmbeddedChunk, StoredDocument
 from perdure.ports.vector_store import Begun
-from perdure.testing.wrong_vectors.base import WrongVectors
+from tests.wrong.vectors.base import WrongVectors
 
 
 class ShowsHalfADraft(WrongVectors):
@@ -43,18 +44,11 @@ class PublishesWhatIsThere(WrongVectors):
 
     caught_by = "test_publishing_what_is_not_stored_changes_nothing"
 
-    async def publish(
-        self,
-        draft: Draft,
-        chunk_ids: Collection[str],
-        *,
-        last: Sequence[EmbeddedChunk] = (),
-        complete: bool = True,
-    ) -> StoredDocument:
-        given = {item.chunk.chunk_id for item in last}
+    async def publish(self, draft: Draft, chunk_ids: Collection[str], **rest: Any) -> StoredDocument:
+        given = {item.chunk.chunk_id for item in rest.get("last", ())}
         absent = await self.missing(draft, list(chunk_ids)) - given
         there = [chunk_id for chunk_id in chunk_ids if chunk_id not in absent]
-        return await super().publish(draft, there, last=last, complete=complete)
+        return await super().publish(draft, there, **rest)
 
 
 class PublishesAllThatIsThere(WrongVectors):
@@ -62,17 +56,10 @@ class PublishesAllThatIsThere(WrongVectors):
 
     caught_by = "test_exactly_the_chunks_named_are_seen"
 
-    async def publish(
-        self,
-        draft: Draft,
-        chunk_ids: Collection[str],
-        *,
-        last: Sequence[EmbeddedChunk] = (),
-        complete: bool = True,
-    ) -> StoredDocument:
+    async def publish(self, draft: Draft, chunk_ids: Collection[str], **rest: Any) -> StoredDocument:
         edition = self._entry(draft).draft
         everything = {*chunk_ids, *(edition.chunks if edition else ())}
-        return await super().publish(draft, everything, last=last, complete=complete)
+        return await super().publish(draft, everything, **rest)
 
 
 class PublishesAnew(WrongVectors):
@@ -80,15 +67,8 @@ class PublishesAnew(WrongVectors):
 
     caught_by = "test_publishing_again_is_the_same"
 
-    async def publish(
-        self,
-        draft: Draft,
-        chunk_ids: Collection[str],
-        *,
-        last: Sequence[EmbeddedChunk] = (),
-        complete: bool = True,
-    ) -> StoredDocument:
-        stored = await super().publish(draft, chunk_ids, last=last, complete=complete)
+    async def publish(self, draft: Draft, chunk_ids: Collection[str], **rest: Any) -> StoredDocument:
+        stored = await super().publish(draft, chunk_ids, **rest)
         return replace(stored, published_at=datetime.now(UTC))
 
 
@@ -97,15 +77,8 @@ class ForgetsTheEpoch(WrongVectors):
 
     caught_by = "test_publish_tells_what_readers_then_see"
 
-    async def publish(
-        self,
-        draft: Draft,
-        chunk_ids: Collection[str],
-        *,
-        last: Sequence[EmbeddedChunk] = (),
-        complete: bool = True,
-    ) -> StoredDocument:
-        stored = await super().publish(draft, chunk_ids, last=last, complete=complete)
+    async def publish(self, draft: Draft, chunk_ids: Collection[str], **rest: Any) -> StoredDocument:
+        stored = await super().publish(draft, chunk_ids, **rest)
         return replace(stored, epoch=0)
 
 
@@ -122,17 +95,10 @@ class AppendsOnRepeat(WrongVectors):
             if edition is not None and item.chunk.chunk_id in before:
                 edition.chunks[f"{item.chunk.chunk_id} again"] = before[item.chunk.chunk_id]
 
-    async def publish(
-        self,
-        draft: Draft,
-        chunk_ids: Collection[str],
-        *,
-        last: Sequence[EmbeddedChunk] = (),
-        complete: bool = True,
-    ) -> StoredDocument:
+    async def publish(self, draft: Draft, chunk_ids: Collection[str], **rest: Any) -> StoredDocument:
         edition = self._entry(draft).draft
         again = {f"{chunk_id} again" for chunk_id in chunk_ids} & set(edition.chunks if edition else ())
-        return await super().publish(draft, {*chunk_ids, *again}, last=last, complete=complete)
+        return await super().publish(draft, {*chunk_ids, *again}, **rest)
 
 
 class SweepsLiveDrafts(WrongVectors):

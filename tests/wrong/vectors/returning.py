@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from perdure.domain.document import Chunk, Namespace
 from perdure.domain.search import Hit, SearchQuery
 from perdure.ports.vector_store import Audit
-from perdure.testing.wrong_vectors.base import WrongVectors
+from tests.wrong.vectors.base import WrongVectors
 
 
 class NormalisesText(WrongVectors):

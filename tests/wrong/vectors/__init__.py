@@ -5,8 +5,8 @@ They are the memory store with one thing done wrong, each a mistake that a real 
 
 from typing import Final
 
-from perdure.testing.wrong_vectors import comparing, fencing, finding, returning, showing
-from perdure.testing.wrong_vectors.base import WrongVectors
+from tests.wrong.vectors import comparing, fencing, finding, returning, showing
+from tests.wrong.vectors.base import WrongVectors
 
 WRONG_VECTORS: Final = tuple(
     item

@@ -10,8 +10,8 @@ from perdure.domain.document import Draft, EmbeddedChunk
 from perdure.domain.drafts import turn
 from perdure.domain.errors import InvalidInput, ModelMismatch
 from perdure.ports.vector_store import Begun
-from perdure.testing.wrong_vectors.base import WrongVectors
 from perdure.vectors.memory.shelf import Edition
+from tests.wrong.vectors.base import WrongVectors
 
 
 class LendsVectorsAcrossModels(WrongVectors):
