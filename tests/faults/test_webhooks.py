@@ -40,6 +40,10 @@ class Receiver:
 
     async def die(self) -> None:
         assert self._server is not None
+        # What was accepted just now begins first: a server that is closed before would leave its socket open.
+        asyncio.get_running_loop().remove_reader(self._server.sockets[0].fileno())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         self._server.close()
         await self._server.wait_closed()
 
