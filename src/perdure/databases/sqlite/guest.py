@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import apsw
 
+from perdure.databases.sqlite.connection import Equipment
 from perdure.databases.sqlite.database import SqliteDatabase
 from perdure.domain.errors import StoreUnavailable
 
@@ -21,11 +22,19 @@ class SqliteGuest:
     Args:
         path: the file, which others may share; ":memory:" for a private one that dies with this object.
         what: what it is, for errors. component, steps: its tables; see `SqliteDatabase.migrate`.
+        equipment: of its connections; see `SqliteDatabase.equip`.
     """
 
-    def __init__(self, path: str | Path, what: str, component: str, steps: Sequence[str]) -> None:
-        self._path = path
-        self._what, self._component, self._steps = what, component, steps
+    def __init__(
+        self,
+        path: str | Path,
+        what: str,
+        component: str,
+        steps: Sequence[str],
+        equipment: Equipment | None = None,
+    ) -> None:
+        self._path, self._what = path, what
+        self._component, self._steps, self._equipment = component, steps, equipment
         self._database: SqliteDatabase | None = None
         self._setting_up = asyncio.Lock()
 
@@ -35,6 +44,8 @@ class SqliteGuest:
             if self._database is None:
                 self._database = await SqliteDatabase.open(self._path)
             try:
+                if self._equipment is not None:
+                    await self._database.equip(self._equipment)
                 await self._database.migrate(self._component, self._steps)
                 await self._sweep()
             except BaseException:
@@ -52,10 +63,13 @@ class SqliteGuest:
 
     def _opened(self) -> SqliteDatabase:
         if self._database is None:
-            raise StoreUnavailable(
-                f"the {self._what} {self._path} is closed, or was not set up; call setup() first"
-            )
+            raise self._shut()
         return self._database
+
+    def _shut(self) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"the {self._what} {self._path} is closed, or was not set up; call setup() first"
+        )
 
     async def _write(self, work: Callable[[apsw.Connection], T]) -> T:
         return await self._opened().write(work)

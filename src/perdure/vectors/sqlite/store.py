@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-import apsw
-
-from perdure.databases.sqlite import MEMORY, SqliteDatabase
+from perdure.databases.sqlite import MEMORY, SqliteGuest
 from perdure.domain.document import Chunk, Draft, EmbeddedChunk, Namespace, StoredDocument
-from perdure.domain.errors import StoreUnavailable
 from perdure.domain.search import Hit, SearchQuery
 from perdure.domain.vector import check_vectors
 from perdure.ports.vector_store import Audit, Begun, Surplus, VectorCapabilities
@@ -28,7 +24,7 @@ BITE: Final = 256
 """Chunks that are swept in one transaction."""
 
 
-class SqliteVectorStore:
+class SqliteVectorStore(SqliteGuest):
     """See `perdure.ports.vector_store.VectorStore`.
 
     Args:
@@ -36,9 +32,7 @@ class SqliteVectorStore:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._path = path
-        self._opening = asyncio.Lock()
-        self._database: SqliteDatabase | None = None
+        super().__init__(path, "vector store", COMPONENT, STEPS, equip)
         self._batches: Batches | None = None
 
     @property
@@ -49,34 +43,30 @@ class SqliteVectorStore:
 
     async def setup(self) -> None:
         """See the port."""
-        async with self._opening:
-            if self._database is None:
-                self._database = await self._open()
-                self._batches = Batches(self._database)
+        await super().setup()
+        self._batches = self._batches or Batches(self._opened())
 
     async def close(self) -> None:
         """See the port."""
-        database, batches = self._database, self._batches
-        self._database = self._batches = None
+        batches, self._batches = self._batches, None
         if batches is not None:
             await batches.drain()
-        if database is not None:
-            await database.close()
+        await super().close()
 
     # --- writing ----------------------------------------------------------------------------
 
     async def begin(self, draft: Draft) -> Begun:
         """See the port."""
-        return await self._write(lambda writing: writing.begin(draft))
+        return await self._change(lambda writing: writing.begin(draft))
 
     async def affirm(self, drafts: Sequence[Draft]) -> list[StoredDocument | None]:
         """See the port."""
-        return await self._write(lambda writing: [writing.affirm(draft) for draft in drafts], len(drafts))
+        return await self._change(lambda writing: [writing.affirm(draft) for draft in drafts], len(drafts))
 
     async def upsert(self, draft: Draft, chunks: Sequence[EmbeddedChunk]) -> None:
         """See the port."""
         check_vectors(chunks, draft.dimension)
-        await self._write(lambda writing: writing.upsert(draft, chunks), len(chunks))
+        await self._change(lambda writing: writing.upsert(draft, chunks), len(chunks))
 
     async def publish(
         self,
@@ -88,7 +78,7 @@ class SqliteVectorStore:
     ) -> StoredDocument:
         """See the port."""
         check_vectors(last, draft.dimension)
-        return await self._write(
+        return await self._change(
             lambda writing: writing.publish(draft, chunk_ids, last, complete=complete),
             1 + len(last),
         )
@@ -97,14 +87,14 @@ class SqliteVectorStore:
         self, tenant: str, namespace: str, document_id: str, *, version: int | None = None
     ) -> int:
         """See the port."""
-        return await self._write(lambda writing: writing.delete(tenant, namespace, document_id, version))
+        return await self._change(lambda writing: writing.delete(tenant, namespace, document_id, version))
 
     async def sweep(self, limit: int) -> int:
         """See the port."""
         swept = 0
         while swept < limit:
             bite = min(BITE, limit - swept)
-            removed = await self._write(partial(Writing.sweep, limit=bite), bite)
+            removed = await self._change(partial(Writing.sweep, limit=bite), bite)
             swept += removed
             if removed < bite:
                 break
@@ -122,7 +112,7 @@ class SqliteVectorStore:
 
     async def mend(self, tenant: str, namespace: str, document_id: str) -> Audit:
         """See the port."""
-        return await self._write(
+        return await self._change(
             lambda writing: auditing.mend(writing.flushed(), tenant, namespace, document_id)
         )
 
@@ -132,7 +122,7 @@ class SqliteVectorStore:
             return await self._read(
                 lambda connection: auditing.tidy(connection, tenant, namespace, limit, remove=False)
             )
-        return await self._write(
+        return await self._change(
             lambda writing: auditing.tidy(writing.flushed(), tenant, namespace, limit, remove=True)
         )
 
@@ -184,25 +174,7 @@ class SqliteVectorStore:
 
     # --- behind it --------------------------------------------------------------------------
 
-    async def _open(self) -> SqliteDatabase:
-        database = await SqliteDatabase.open(self._path)
-        try:
-            await database.equip(equip)
-            await database.migrate(COMPONENT, STEPS)
-        except BaseException:
-            await database.close()
-            raise
-        return database
-
-    async def _write(self, change: Callable[[Writing], T], weight: int = 1) -> T:
+    async def _change(self, change: Callable[[Writing], T], weight: int = 1) -> T:
         if self._batches is None:
-            raise self._unready()
+            raise self._shut()
         return await self._batches.write(change, weight)
-
-    async def _read(self, look: Callable[[apsw.Connection], T]) -> T:
-        if self._database is None:
-            raise self._unready()
-        return await self._database.read(look)
-
-    def _unready(self) -> StoreUnavailable:
-        return StoreUnavailable(f"the vector store in {self._path} is not open; call setup first")
