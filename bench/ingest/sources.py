@@ -13,6 +13,7 @@ from zlib import crc32
 import aio_pika
 import asyncpg
 import nats
+from aiokafka import AIOKafkaProducer
 from azure.cosmos import PartitionKey
 from azure.cosmos.aio import ContainerProxy, CosmosClient
 from azure.servicebus import ServiceBusMessage
@@ -22,7 +23,7 @@ from redis.asyncio import Redis
 
 from perdure.databases.cosmos.address import parse
 from perdure.feeding import migration
-from tests.servers.brokers import nats_url, rabbitmq_url
+from tests.servers.brokers import kafka_url, nats_url, rabbitmq_url
 from tests.servers.cosmos_peer import cosmos_peer
 from tests.servers.mongodb import mongodb_url
 from tests.servers.postgres import postgres_server
@@ -86,10 +87,12 @@ class Collection:
 
 
 class Messages:
-    """A queue, to which whoever changes a document says so."""
+    """A queue, to which whoever changes a document says so; where it keeps their order, without a version."""
 
-    def __init__(self, url: str, publish: Callable[[bytes, str], Awaitable[Any]]) -> None:
-        self.url, self.publish, self.version = url, publish, 0
+    def __init__(
+        self, url: str, publish: Callable[[bytes, str], Awaitable[Any]], *, ordered: bool = False
+    ) -> None:
+        self.url, self.publish, self.ordered, self.version = url, publish, ordered, 0
 
     async def put(self, document_id: str, text: str) -> None:
         await self._say(document_id, text=text)
@@ -99,8 +102,8 @@ class Messages:
 
     async def _say(self, document_id: str, **event: str) -> None:
         self.version += 1
-        body = json.dumps({"id": document_id, **event, "version": self.version})
-        await self.publish(body.encode(), document_id)
+        version = {} if self.ordered else {"version": self.version}
+        await self.publish(json.dumps({"id": document_id, **event, **version}).encode(), document_id)
 
 
 class Items:
@@ -147,7 +150,19 @@ async def mongodb(folder: Path) -> AsyncIterator[Source]:
 async def redis(folder: Path) -> AsyncIterator[Source]:
     with redis_url() as url:
         async with Redis.from_url(url) as client:
-            yield Messages(f"{url}?stream=docs", lambda body, _: client.xadd("docs", {"data": body}))
+            stream = f"{url}?stream=docs"
+            yield Messages(stream, lambda body, _: client.xadd("docs", {"data": body}), ordered=True)
+
+
+@asynccontextmanager
+async def kafka(folder: Path) -> AsyncIterator[Source]:
+    with kafka_url() as url:
+        async with AIOKafkaProducer(bootstrap_servers=url.removeprefix("kafka://")) as producer:
+
+            async def publish(body: bytes, document_id: str) -> None:
+                await producer.send_and_wait("docs", body, key=document_id.encode())
+
+            yield Messages(f"{url}?topic=docs", publish, ordered=True)
 
 
 @asynccontextmanager
@@ -212,6 +227,7 @@ SOURCES: dict[str, Callable[[Path], AbstractAsyncContextManager[Source]]] = {
     "redis": redis,
     "rabbitmq": rabbitmq,
     "nats": nats_stream,
+    "kafka": kafka,
     "service-bus": service_bus,
     "service-bus-sessions": partial(service_bus, sessions=True),
     "cosmos": cosmos,

@@ -1,16 +1,18 @@
-"""The feeds of message brokers keep the contract on real servers; Kafka has no server in a package."""
+"""The feeds of message brokers keep the contract on real servers, that of Kafka on a peer which speaks its wire format."""
 
 from __future__ import annotations
 
 import gc
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
 import aio_pika
 import nats
 import pytest
+from aiokafka import AIOKafkaProducer
 from redis.asyncio import Redis
 
 from perdure.domain.change import Batch, Change
@@ -19,10 +21,11 @@ from perdure.domain.record import Json
 from perdure.feeds.named import make_feed
 from perdure.ports.change_feed import Recall
 from perdure.testing.change_feed import ChangeFeedContract, Reader
-from tests.servers.brokers import nats_url, rabbitmq_url
+from tests.servers.brokers import kafka_url, nats_url, rabbitmq_url
 from tests.servers.redis import redis_url
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("brokers")]
+on_kafka = pytest.mark.xdist_group("kafka")
 
 
 @pytest.fixture(autouse=True)
@@ -53,18 +56,18 @@ class Successor:
 class Messages:
     """A queue, and who writes to it."""
 
-    def __init__(self, url: str, publish: Callable[[bytes], Awaitable[Any]]) -> None:
+    def __init__(self, url: str, publish: Callable[[bytes, str], Awaitable[Any]]) -> None:
         self.url, self.publish = url, publish
         self.feeds: list[Any] = []
 
     async def put(self, document_id: str, text: str) -> None:
-        await self.publish(json.dumps({"id": document_id, "text": text}).encode())
+        await self.publish(json.dumps({"id": document_id, "text": text}).encode(), document_id)
 
     async def remove(self, document_id: str) -> None:
-        await self.publish(json.dumps({"id": document_id, "action": "delete"}).encode())
+        await self.publish(json.dumps({"id": document_id, "action": "delete"}).encode(), document_id)
 
     async def rot(self) -> None:
-        await self.publish(b"\xff no JSON")
+        await self.publish(b"\xff no JSON", "rotten")
 
     async def text(self, change: Change) -> str:
         return change.text or ""
@@ -91,12 +94,32 @@ def jetstream() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="module")
+def kafka() -> Iterator[str]:
+    with kafka_url() as url:
+        yield url
+
+
+@asynccontextmanager
+async def topic_of(kafka: str) -> AsyncIterator[Messages]:
+    """A new topic; messages are keyed by document."""
+    topic = f"docs-{uuid4().hex}"
+    async with AIOKafkaProducer(bootstrap_servers=kafka.removeprefix("kafka://")) as producer:
+        await producer.partitions_for(topic)
+        source = Messages(
+            f"{kafka}?topic={topic}&group={topic}",
+            lambda body, document_id: producer.send_and_wait(topic, body, key=document_id.encode()),
+        )
+        yield source
+        await source.close()
+
+
 class TestRedisStream(ChangeFeedContract):
     @pytest.fixture
     async def source(self) -> AsyncIterator[Messages]:
         with redis_url() as url:
             client = Redis.from_url(url)
-            source = Messages(f"{url}?stream=docs", lambda body: client.xadd("docs", {"data": body}))
+            source = Messages(f"{url}?stream=docs", lambda body, _: client.xadd("docs", {"data": body}))
             yield source
             await source.close()
             await client.aclose()
@@ -109,7 +132,7 @@ class TestRabbitMQ(ChangeFeedContract):
             channel = await connection.channel()
             queue = await channel.declare_queue("docs", durable=True)
 
-            async def publish(body: bytes) -> None:
+            async def publish(body: bytes, document_id: str) -> None:
                 message = aio_pika.Message(body, message_id=uuid4().hex)
                 await channel.default_exchange.publish(message, routing_key="docs")
 
@@ -126,12 +149,47 @@ class TestNats(ChangeFeedContract):
         stream = client.jetstream()
         await stream.add_stream(name="DOCS", subjects=["docs.>"])
         source = Messages(
-            f"{jetstream}?stream=DOCS&subject=docs.>", lambda body: stream.publish("docs.new", body)
+            f"{jetstream}?stream=DOCS&subject=docs.>", lambda body, _: stream.publish("docs.new", body)
         )
         yield source
         await source.close()
         await stream.delete_stream("DOCS")
         await client.close()
+
+
+@on_kafka
+class TestKafka(ChangeFeedContract):
+    @pytest.fixture
+    async def source(self, kafka: str) -> AsyncIterator[Messages]:
+        async with topic_of(kafka) as source:
+            yield source
+
+
+@on_kafka
+async def test_every_partition_of_a_batch_is_committed_and_nothing_that_was_held_back(kafka: str) -> None:
+    async with topic_of(kafka) as source:
+        for n in range(40):
+            await source.put(f"d{n}", "one")
+        await source.put("d7", "two")
+        reader, told = Reader(source.feed(), {}), 0
+        while told < 40:
+            batch = await reader.read()
+            await reader.keep(batch)
+            told += len(batch.changes)
+        # The next reader begins where the last one was killed, before it told of what it held.
+        again = await Reader(source.feed(), {}).drain()
+        assert [(change.document_id, change.text) for change in again.changes] == [("d7", "two")]
+
+
+@on_kafka
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_broker_that_goes_away_is_no_empty_topic() -> None:
+    with kafka_url() as kafka:
+        feed = make_feed(f"{kafka}?topic=docs", tenant="default", namespace="default")
+        assert (await Reader(feed, {}).drain()).changes == ()
+    with pytest.raises(StoreUnavailable, match="check it"):
+        await Reader(feed, {}).drain()
+    gc.collect()
 
 
 # FastStream's Kafka broker leaves its producer to the garbage collector when it can't connect.

@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.server, pytest.ma
         pytest.param("folder", 200),
         pytest.param("postgres", 200, marks=pytest.mark.xdist_group("postgres")),
         pytest.param("redis", 200),
+        pytest.param("kafka", 200),
         pytest.param("mongodb", 60, marks=pytest.mark.xdist_group("mongodb")),
     ],
 )

@@ -1,4 +1,6 @@
-"""RabbitMQ and NATS for tests, from Debian's packages; `PERDURE_TEST_AMQP_URL` and `PERDURE_TEST_NATS_URL` are used instead where given."""
+"""RabbitMQ and NATS for tests, from Debian's packages, and a peer of Kafka; `PERDURE_TEST_AMQP_URL`, `PERDURE_TEST_NATS_URL` and
+`PERDURE_TEST_KAFKA_URL` are used instead where given.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -58,6 +61,21 @@ def nats_url() -> Iterator[str]:
         ]
         with _serving(command, folder, dict(os.environ), port):
             yield f"nats://127.0.0.1:{port}"
+
+
+@contextmanager
+def kafka_url() -> Iterator[str]:
+    """A peer in a process of its own, that ends with ours. A topic comes with its first message, in four partitions."""
+    if given := os.environ.get("PERDURE_TEST_KAFKA_URL"):
+        yield given
+        return
+    command = [sys.executable, str(Path(__file__).with_name("kafka_peer.py"))]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        if not (address := process.stdout.readline().strip()):
+            raise RuntimeError("the peer of Kafka did not start")
+        yield f"kafka://{address}"
 
 
 @contextmanager

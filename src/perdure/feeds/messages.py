@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
@@ -24,9 +24,16 @@ PATIENCE: Final = 0.5
 AT_HAND: Final = 0.05
 """Seconds that another message of a batch is waited for."""
 CONNECTING: Final = 10.0
+SESSION: Final = 6000
+"""Milliseconds after which Kafka gives a dead reader's partitions to the next: the least that a broker allows by default."""
 UNDER_WAY: Final = 1000
 """Messages that RabbitMQ sends ahead of their acknowledgement."""
 QUIET: Final[dict[str, Any]] = {"logger": logging.getLogger(__name__), "log_level": logging.DEBUG}
+
+
+async def _each(messages: Sequence[Any]) -> None:
+    for message in messages:
+        await message.ack()
 
 
 class Queue(NamedTuple):
@@ -35,28 +42,35 @@ class Queue(NamedTuple):
     Attributes:
         make: gives broker and subscriber, from a position on where the feed keeps it.
         identity: of a message, by which it is told from others, and the version that its place gives a document.
-        keeps_position: the broker knows nothing of the reader. each: every message is acknowledged; else the last one does for all.
+        acknowledge: what is durable. keeps_position: the broker knows nothing of the reader, so nothing is acknowledged.
     """
 
     make: Callable[[Any], tuple[Any, Any]]
     identity: Callable[[Any], tuple[str, int | None]]
+    acknowledge: Callable[[Sequence[Any]], Awaitable[None]] = _each
     keeps_position: bool = False
-    each: bool = True
 
 
 class MessageFeed:
-    """One queue; a message is acknowledged when its job is durable, or when it is parked."""
+    """One queue; a message is acknowledged when its job is durable, or when it is parked.
+
+    Where events have no version, a batch holds one of each document: told again after a crash, perhaps cut elsewhere, an older one must
+    not come after a newer one whose job is there already.
+    """
 
     def __init__(self, name: str, queue: Queue, whose: Whose) -> None:
         self._name, self._queue, self._whose = name, queue, whose
         self._broker: Any = None
         self._subscriber: Any = None
         self._told: list[Any] = []
+        self._held: Any = None
+        """What the next batch begins with."""
 
     async def read(self, recall: Recall, limit: int) -> Batch:
         """What waits, after half a second at most."""
         position = (await recall([POSITION])).get(POSITION) if self._queue.keeps_position else None
         told: list[Change | Poison] = []
+        versions: dict[tuple[str, str, str], int | None] = {}
         self._told = []
         async with self._translated():
             if self._broker is None:
@@ -67,16 +81,20 @@ class MessageFeed:
             until = time.monotonic() + 2 * PATIENCE
             while len(told) < limit and time.monotonic() < until:
                 patience = AT_HAND if told else PATIENCE
-                message = await self._subscriber.get_one(timeout=patience)
+                message, self._held = self._held or await self._subscriber.get_one(timeout=patience), None
                 if message is None:
                     break
-                self._told.append(message)
                 identity, version = self._queue.identity(message)
-                told.append(read_event(message.body, identity, self._whose, version))
-            if not told and self._queue.each and not await self._broker.ping(CONNECTING):
-                raise ConnectionError(
-                    "the connection is lost"
-                )  # NATS and RabbitMQ tell of an empty queue then
+                event = read_event(message.body, identity, self._whose, version)
+                if isinstance(event, Change):
+                    if event.document in versions and None in (event.version, versions[event.document]):
+                        self._held = message
+                        break
+                    versions[event.document] = event.version
+                self._told.append(message)
+                told.append(event)
+            if not told and not await self._broker.ping(CONNECTING):
+                raise ConnectionError("the connection is lost")  # all but Redis tell of an empty queue then
         marks: dict[str, Json] = {}
         if told and self._queue.keeps_position:
             marks[POSITION] = self._queue.identity(self._told[-1])[0]
@@ -85,24 +103,22 @@ class MessageFeed:
     async def settle(self, batch: Batch) -> None:
         """Acknowledge."""
         told, self._told = self._told, []
-        if not self._queue.keeps_position:
+        if told and not self._queue.keeps_position:
             async with self._translated():
-                for message in told if self._queue.each else told[-1:]:
-                    await message.ack()
+                await self._queue.acknowledge(told)
 
     async def close(self) -> None:
         """Give back what was not acknowledged, and disconnect."""
-        told, self._told = self._told, []
+        told, self._told, self._held = [*self._told, *filter(None, [self._held])], [], None
         broker, self._broker = self._broker, None
         subscriber, self._subscriber = self._subscriber, None
         if broker is not None:
             with suppress(Exception):  # a broker that is away gives it back by itself
-                for message in told if self._queue.each else ():
+                for message in told:
                     await message.nack()
-            with suppress(Exception):
-                await subscriber.stop()
-            with suppress(Exception):
-                await broker.stop()
+            # As tasks: Kafka's driver, whose broker is away, ends in a CancelledError, which would seem to be ours.
+            await asyncio.gather(subscriber.stop(), return_exceptions=True)
+            await asyncio.gather(broker.stop(), return_exceptions=True)
 
     @asynccontextmanager
     async def _translated(self) -> AsyncIterator[None]:
@@ -204,17 +220,29 @@ def nats_stream(url: str, stream: str, subject: str, durable: str) -> Queue:
 
 
 def kafka_topic(servers: str, topic: str, group: str) -> Queue:
-    """A topic of Kafka; the group's offsets are the position."""
-    from faststream.kafka import KafkaBroker
+    """A topic of Kafka that is there already; the group's offsets are the position."""
+    from aiokafka import TopicPartition
+    from faststream.kafka import KafkaBroker, Topic
 
     def make(_: Any) -> tuple[Any, Any]:
         broker = KafkaBroker(servers.split(","), **QUIET)
         return broker, broker.subscriber(
-            topic, group_id=group, auto_offset_reset="earliest", ack_policy=AckPolicy.MANUAL
+            Topic(topic, declare=False),
+            group_id=group,
+            auto_offset_reset="earliest",
+            ack_policy=AckPolicy.MANUAL,
+            session_timeout_ms=SESSION,
+            heartbeat_interval_ms=SESSION // 3,
         )
+
+    async def commit(messages: Sequence[Any]) -> None:
+        # An `ack` would commit what the consumer has handed out, which what is held back is part of.
+        raws = [message.raw_message for message in messages]
+        ends = {TopicPartition(raw.topic, raw.partition): raw.offset + 1 for raw in raws}
+        await messages[-1].consumer.commit(ends)
 
     def identity(message: Any) -> tuple[str, int | None]:
         raw = message.raw_message
         return f"{raw.topic}-{raw.partition}-{raw.offset}", None
 
-    return Queue(make, identity, each=False)
+    return Queue(make, identity, commit)
