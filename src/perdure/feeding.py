@@ -20,6 +20,7 @@ from perdure.domain.document import DEFAULT_NAMESPACE
 from perdure.domain.errors import (
     Deferred,
     DocumentError,
+    DocumentUnreadable,
     IdempotencyConflict,
     IllegalTransition,
     InvalidInput,
@@ -149,8 +150,8 @@ class Documents:
                 return None  # it was told before, and a later event tells of what it is now
             reason = f"this version came before with other content: {error}"
         except (InvalidInput, DocumentError) as error:
-            if change.path is not None and not await asyncio.to_thread(os.path.exists, change.path):
-                return None  # it went meanwhile, of which the next look tells
+            if change.path is not None and isinstance(error, DocumentUnreadable):
+                return None  # it went meanwhile, and perhaps came back; the next look tells
             reason = str(error)
         return Poison(id=_key(change), reason=reason, event=repr(change)[:2000], change=change)
 

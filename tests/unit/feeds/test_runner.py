@@ -103,6 +103,12 @@ async def test_a_delete_cancels_and_its_repeat_leaves_what_came_later(app: App) 
     assert await take(app, [delete("never there", 1)]) == []
 
 
+async def test_what_is_no_file_any_more_is_not_parked(app: App, tmp_path: Path) -> None:
+    """It went meanwhile; what is in its place now, the next look tells."""
+    for path in (tmp_path, tmp_path / "gone"):
+        assert await take(app, [Change(action=Action.UPSERT, document_id="a", path=str(path))]) == []
+
+
 async def test_poison_is_parked_with_its_reason_and_can_be_replayed(app: App) -> None:
     unreadable = Poison(id="x", reason="no JSON", event="{")
     feed = Listed(Batch(changes=(upsert("a", 1), upsert("b", 1, None)), poison=(unreadable,), note="scanned"))
