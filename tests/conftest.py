@@ -6,6 +6,7 @@ A skipped test or an expected failure is how a lost ability goes unnoticed, so b
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 from typing import Any
 
@@ -28,6 +29,10 @@ _ALIASES = ("JOB_STORE_TYPE", "OPENAI_API_KEY", "REDIS_URL", "SQLITE_PATH", "VEC
 for _name in tuple(os.environ):
     if _name in _ALIASES or (_name.startswith("PERDURE_") and not _name.startswith("PERDURE_TEST_")):
         del os.environ[_name]
+
+# A shell that starts the tests in the background lets them, and whatever they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:

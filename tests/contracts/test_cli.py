@@ -506,11 +506,15 @@ def test_top_is_live_on_a_terminal_until_it_is_interrupted(shell: Shell) -> None
     look = {**shell.environment, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
     with subprocess.Popen(command, cwd=shell.folder, env=look, stdout=slave, stderr=slave) as process:
         os.close(slave)
-        seen = b""
-        while b"0.0 ended a second" not in seen:
-            seen += read_terminal(master)
-        process.send_signal(signal.SIGINT)
-        seen += b"".join(iter(lambda: read_terminal(master), b""))
+        try:
+            seen = b""
+            while b"0.0 ended a second" not in seen:
+                seen += read_terminal(master)
+            process.send_signal(signal.SIGINT)
+            seen += b"".join(iter(lambda: read_terminal(master), b""))
+        except BaseException:
+            process.kill()  # else the block would wait for its end
+            raise
     os.close(master)
     assert process.returncode == 130
     assert b"transcribe" in seen
