@@ -29,13 +29,11 @@ class MemoryBlobStore:
         self._blobs.clear()
 
     async def write(self, tenant: str, blob_id: str, pieces: AsyncIterable[bytes]) -> int:
-        """See the port."""
         whole = [piece async for piece in recut(pieces)]
         self._blobs[tenant, blob_id] = self._clock(), whole
         return sum(map(len, whole))
 
     async def read(self, tenant: str, blob_id: str) -> AsyncIterator[bytes]:
-        """See the port."""
         if (tenant, blob_id) not in self._blobs:
             raise NotFound(f"there is no blob {blob_id!r}")
         _written, pieces = self._blobs[tenant, blob_id]
@@ -43,10 +41,8 @@ class MemoryBlobStore:
             yield piece
 
     async def delete(self, tenant: str, blob_id: str) -> bool:
-        """See the port."""
         return self._blobs.pop((tenant, blob_id), None) is not None
 
     async def aged(self, age: timedelta) -> list[tuple[str, str]]:
-        """See the port."""
         limit = self._clock() - age.total_seconds()
         return [name for name, (written, _pieces) in self._blobs.items() if written < limit]

@@ -59,7 +59,6 @@ class Piecewise(ABC):
         raise NotFound(f"blob {blob_id!r} was deleted or replaced while it was read; read it again")
 
     async def delete(self, tenant: str, blob_id: str) -> bool:
-        """See the port."""
         found = await self._retire(tenant, blob_id)
         await self._sweep()
         return found

@@ -67,7 +67,6 @@ class SqliteBlobStore(Piecewise, SqliteGuest):
         self._clock = clock
 
     async def aged(self, age: timedelta) -> list[tuple[str, str]]:
-        """See the port."""
         before = self._clock() - age.total_seconds()
         found = await self._read(lambda connection: connection.execute(AGED, (before,)).fetchall())
         return [(str(tenant), str(blob_id)) for tenant, blob_id in found]

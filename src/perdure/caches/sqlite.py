@@ -47,7 +47,6 @@ class SqliteEmbeddingCache(SqliteGuest):
         super().__init__(path, "cache", COMPONENT, STEPS)
 
     async def find(self, keys: Collection[str], day: int) -> dict[str, Cached]:
-        """See the port."""
         asked = msgspec.json.encode(list(keys)).decode()
         rows: list[Any] = await self._read(lambda connection: connection.execute(FIND, (asked,)).fetchall())
         if any(used_on < day for *_, used_on in rows):
@@ -55,13 +54,10 @@ class SqliteEmbeddingCache(SqliteGuest):
         return {key: Cached(vector, tokens) for key, vector, tokens, _ in rows}
 
     async def keep(self, cached: Mapping[str, Cached], day: int) -> None:
-        """See the port."""
         rows = [(key, item.vector, item.tokens, day) for key, item in cached.items()]
         await self._write(lambda connection: connection.executemany(KEEP, rows).fetchall())
 
     async def sweep(self, before: int, limit: int) -> int:
-        """See the port."""
-
         def work(connection: apsw.Connection) -> int:
             connection.execute(SWEEP, (before, limit))
             return connection.changes()

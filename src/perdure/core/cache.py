@@ -159,7 +159,6 @@ class CachedJobStore:
         await self._store.close()
 
     async def now(self) -> datetime:
-        """See `JobStore.now`."""
         return await self._store.now()
 
     # --- reading ----------------------------------------------------------------------------
@@ -195,31 +194,24 @@ class CachedJobStore:
         return None if job is None else self._land(reading, job, job_id)
 
     async def find(self, query: JobFilter, limit: int, after: str | None = None) -> list[Job]:
-        """See `JobStore.find`."""
         return await self._store.find(query, limit, after)
 
     async def count(self, query: JobFilter) -> int:
-        """See `JobStore.count`."""
         return await self._store.count(query)
 
     async def stats(self, tenant: str | None) -> Stats:
-        """See `JobStore.stats`."""
         return await self._store.stats(tenant)
 
     async def tenants(self, limit: int, after: str = "") -> dict[str, datetime | None]:
-        """See `JobStore.tenants`."""
         return await self._store.tenants(limit, after)
 
     async def expired(self, limit: int) -> list[Job]:
-        """See `JobStore.expired`."""
         return await self._store.expired(limit)
 
     async def history(self, tenant: str, job_id: str) -> list[Entry]:
-        """See `JobStore.history`."""
         return await self._store.history(tenant, job_id)
 
     async def entries(self, after: str | None, limit: int) -> LogPage:
-        """See `JobStore.entries`."""
         return await self._store.entries(after, limit)
 
     # --- writing ----------------------------------------------------------------------------
@@ -245,13 +237,11 @@ class CachedJobStore:
     async def claim(
         self, worker: str, kinds: Sequence[str], limit: int, lease: timedelta, terms: Terms = PLAIN
     ) -> list[Job]:
-        """See `JobStore.claim`."""
         jobs = await self._store.claim(worker, kinds, limit, lease, terms)
         self._drop(job.id for job in jobs)
         return jobs
 
     async def extend(self, worker: str, epochs: Mapping[str, int], lease: timedelta) -> set[str]:
-        """See `JobStore.extend`."""
         try:
             return await self._store.extend(worker, epochs, lease)
         finally:
@@ -265,7 +255,6 @@ class CachedJobStore:
             self._drop(move.after.id for move in transitions)
 
     async def delete(self, tenant: str, job_id: str) -> bool:
-        """See `JobStore.delete`."""
         try:
             return await self._store.delete(tenant, job_id)
         finally:

@@ -60,7 +60,6 @@ class PostgresBlobStore(Piecewise, PostgresGuest):
         await self._sweep()
 
     async def aged(self, age: timedelta) -> list[tuple[str, str]]:
-        """See the port."""
         return [(row["tenant"], row["id"]) for row in await self._run(AGED, age)]
 
     # --- behind it --------------------------------------------------------------------------------

@@ -44,19 +44,16 @@ class PostgresEmbeddingCache(PostgresGuest):
         super().__init__(where, "cache", SCHEMA)
 
     async def find(self, keys: Collection[str], day: int) -> dict[str, Cached]:
-        """See the port."""
         rows = await self._run(FIND, list(keys))
         if any(row["used_on"] < day for row in rows):
             await self._run(TOUCH, list(keys), day)
         return {row["key"]: Cached(row["vector"], row["tokens"]) for row in rows}
 
     async def keep(self, cached: Mapping[str, Cached], day: int) -> None:
-        """See the port."""
         items = cached.values()
         vectors, tokens = [item.vector for item in items], [item.tokens for item in items]
         await self._run(KEEP, list(cached), vectors, tokens, day)
 
     async def sweep(self, before: int, limit: int) -> int:
-        """See the port."""
         [row] = await self._run(SWEEP, before, limit)
         return int(row["gone"])

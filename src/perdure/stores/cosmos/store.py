@@ -77,7 +77,6 @@ class CosmosJobStore:
         return self._transport.charges
 
     async def setup(self) -> None:
-        """See the port."""
         async with self._setting_up:
             try:
                 async with self._gate("setup"):
@@ -90,42 +89,35 @@ class CosmosJobStore:
                 raise
 
     async def close(self) -> None:
-        """See the port."""
         client, self._client, self._items = self._client, None, None
         if client is not None:
             await client.close()
 
     async def now(self) -> datetime:
-        """See the port."""
         async with self._call("now") as items:
             return items.clock.now()
 
     # --- writing ----------------------------------------------------------------------------
 
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
-        """See the port."""
         async with self._call("add") as items:
             return await adding.add(items, jobs)
 
     async def claim(
         self, worker: str, kinds: Sequence[str], limit: int, lease: timedelta, terms: Terms = PLAIN
     ) -> list[Job]:
-        """See the port."""
         async with self._call("claim") as items:
             return await self._queue.claim(items, worker, kinds, limit, lease, terms) if kinds else []
 
     async def extend(self, worker: str, epochs: Mapping[str, int], lease: timedelta) -> set[str]:
-        """See the port."""
         async with self._call("extend") as items:
             return await claiming.extend(items, worker, epochs, lease) if epochs else set()
 
     async def apply(self, transitions: Sequence[Transition]) -> list[bool]:
-        """See the port."""
         async with self._call("apply") as items:
             return await claiming.apply(items, transitions)
 
     async def delete(self, tenant: str, job_id: str) -> bool:
-        """See the port."""
         async with self._call("delete") as items:
             while (found := await items.read(tenant, job_id)) is not None:
                 if await items.delete(found):
@@ -142,32 +134,26 @@ class CosmosJobStore:
     # --- reading ----------------------------------------------------------------------------
 
     async def get(self, tenant: str, job_id: str) -> Job | None:
-        """See the port."""
         found = await self._shown(tenant, job_id)
         return None if found is None else to_job(found)
 
     async def find(self, query: JobFilter, limit: int, after: str | None = None) -> list[Job]:
-        """See the port."""
         async with self._call("find") as items:
             return await finding.find(items, query, limit, after)
 
     async def count(self, query: JobFilter) -> int:
-        """See the port."""
         async with self._call("count") as items:
             return await finding.count(items, query)
 
     async def stats(self, tenant: str | None) -> Stats:
-        """See the port."""
         async with self._call("stats") as items:
             return await finding.stats(items, tenant)
 
     async def tenants(self, limit: int, after: str = "") -> dict[str, datetime | None]:
-        """See the port."""
         async with self._call("tenants") as items:
             return await finding.tenants(items, limit, after)
 
     async def expired(self, limit: int) -> list[Job]:
-        """See the port."""
         async with self._call("expired") as items:
             return await finding.expired(items, limit)
 
@@ -177,7 +163,6 @@ class CosmosJobStore:
         return [] if found is None else [to_entry(text) for text in found["history"]]
 
     async def entries(self, after: str | None, limit: int) -> LogPage:
-        """See the port."""
         async with self._call("entries") as items:
             return await log(items, after, limit)
 

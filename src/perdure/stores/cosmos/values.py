@@ -42,13 +42,11 @@ class CosmosValues:
         self._call = call
 
     async def read(self, space: str, keys: Sequence[str]) -> dict[str, Value]:
-        """See the port."""
         async with self._call("values") as items:
             found = await together(items.read(SYSTEM, _id(space, key)) for key in keys)
         return {kept["line"]: _value(kept) for kept in found if kept is not None}
 
     async def spaces(self) -> list[str]:
-        """See the port."""
         found = [""]
         async with self._call("values") as items:
             while rows := await items.query(
@@ -58,13 +56,11 @@ class CosmosValues:
         return found[1:]
 
     async def scan(self, space: str, limit: int, after: str = "") -> list[Value]:
-        """See the port."""
         asked = {"limit": limit, "tenant": SYSTEM, "space": space, "after": after}
         async with self._call("values") as items:
             return [_value(kept) for kept in await items.query(_SCAN, asked, SYSTEM)]
 
     async def write(self, space: str, key: str, value: Json, *, expect: int) -> int | None:
-        """See the port."""
         text, item_id = encoded(space, key, value), _id(space, key)
         async with self._call("values") as items:
             found = await items.read(SYSTEM, item_id)

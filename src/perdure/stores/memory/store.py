@@ -84,13 +84,11 @@ class MemoryJobStore:
             listener.end()
 
     async def now(self) -> datetime:
-        """See `JobStore.now`."""
         return self._moment()
 
     # --- writing ----------------------------------------------------------------------------
 
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
-        """See `JobStore.add`."""
         now = self._moment()
         # All are copied before the first is stored: what cannot be copied fails with nothing written.
         return [own(self._known(job, now) or self._insert(job)) for job in [own(job) for job in jobs]]
@@ -98,7 +96,6 @@ class MemoryJobStore:
     async def claim(
         self, worker: str, kinds: Sequence[str], limit: int, lease: timedelta, terms: Terms = PLAIN
     ) -> list[Job]:
-        """See `JobStore.claim`."""
         now, wanted, taken = self._moment(), frozenset(kinds), list[Job]()
         slots = self._slots(terms.of(kinds))
         while len(taken) < limit and (job_id := self._queue.next(wanted, now, terms, slots)):
@@ -115,7 +112,6 @@ class MemoryJobStore:
         return Slots(limits, running)
 
     async def extend(self, worker: str, epochs: Mapping[str, int], lease: timedelta) -> set[str]:
-        """See `JobStore.extend`."""
         now = self._moment()
         lost = set()
         for job_id, epoch in epochs.items():
@@ -127,12 +123,10 @@ class MemoryJobStore:
         return lost
 
     async def apply(self, transitions: Sequence[Transition]) -> list[bool]:
-        """See `JobStore.apply`."""
         self._moment()
         return [self._apply(move) for move in transitions]
 
     async def delete(self, tenant: str, job_id: str) -> bool:
-        """See `JobStore.delete`."""
         self._moment()
         job = self._jobs.get(job_id)
         if job is None or job.tenant != tenant:
@@ -141,7 +135,6 @@ class MemoryJobStore:
         return True
 
     async def purge(self, limit: int) -> int:
-        """See `JobStore.purge`."""
         gone = until(self._expiring, self._moment(), limit)
         for job_id in gone:
             self._remove(self._jobs[job_id])
@@ -150,20 +143,16 @@ class MemoryJobStore:
     # --- reading ----------------------------------------------------------------------------
 
     async def get(self, tenant: str, job_id: str) -> Job | None:
-        """See `JobStore.get`."""
         job = self._visible(tenant, job_id)
         return None if job is None else own(job)
 
     async def find(self, query: JobFilter, limit: int, after: str | None = None) -> list[Job]:
-        """See `JobStore.find`."""
         return [own(job) for job in islice(self._matching(query, after), limit)]
 
     async def count(self, query: JobFilter) -> int:
-        """See `JobStore.count`."""
         return sum(1 for _ in self._matching(query, None))
 
     async def stats(self, tenant: str | None) -> Stats:
-        """See `JobStore.stats`."""
         self._moment()
         counts: dict[str, dict[JobState, int]] = {}
         for (kind, state), number in self._counts.get(tenant, Counter()).items():
@@ -172,7 +161,6 @@ class MemoryJobStore:
         return Stats(counts=counts)
 
     async def tenants(self, limit: int, after: str = "") -> dict[str, datetime | None]:
-        """See `JobStore.tenants`."""
         oldest = self._queue.oldest(self._moment())
         names = sorted(
             name for name, ids in self._listed.items() if name is not None and name > after and ids
@@ -180,17 +168,14 @@ class MemoryJobStore:
         return {name: oldest.get(name) for name in names[:limit]}
 
     async def expired(self, limit: int) -> list[Job]:
-        """See `JobStore.expired`."""
         return [own(self._jobs[job_id]) for job_id in until(self._overdue, self._moment(), limit)]
 
     async def history(self, tenant: str, job_id: str) -> list[Entry]:
-        """See `JobStore.history`."""
         if self._visible(tenant, job_id) is None:
             return []
         return [own_entry(entry) for entry in self._entries[job_id].values()]
 
     async def entries(self, after: str | None, limit: int) -> LogPage:
-        """See `JobStore.entries`."""
         self._moment()
         done = self._logged if after is None else int(after)
         skipped = done - (self._logged - len(self._log))
@@ -208,7 +193,6 @@ class MemoryJobStore:
         )
 
     async def changes(self) -> AsyncIterator[Change]:
-        """See `JobStore.changes`."""
         self._moment()
         listener = Listener()
         self._listeners.add(listener)

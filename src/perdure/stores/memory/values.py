@@ -23,24 +23,20 @@ class MemoryValues:
         self._versions = count(1)
 
     async def read(self, space: str, keys: Sequence[str]) -> dict[str, Value]:
-        """See the port."""
         self._check()
         kept = self._spaces[space]
         return {key: decoded(key, *kept[key]) for key in keys if key in kept}
 
     async def spaces(self) -> list[str]:
-        """See the port."""
         self._check()
         return sorted(space for space, kept in self._spaces.items() if kept)
 
     async def scan(self, space: str, limit: int, after: str = "") -> list[Value]:
-        """See the port."""
         self._check()
         kept = self._spaces[space]
         return [decoded(key, *kept[key]) for key in sorted(key for key in kept if key > after)[:limit]]
 
     async def write(self, space: str, key: str, value: Json, *, expect: int) -> int | None:
-        """See the port."""
         self._check()
         text, kept = encoded(space, key, value), self._spaces[space]
         if kept.get(key, ("", 0))[1] != expect:

@@ -77,7 +77,6 @@ class MongoJobStore:
         self.values = MongoValues(self._call)
 
     async def setup(self) -> None:
-        """See the port."""
         async with self._setting_up:
             try:
                 with translated(self._address.shown):
@@ -87,13 +86,11 @@ class MongoJobStore:
                 raise
 
     async def close(self) -> None:
-        """See the port."""
         client, self._client, self._jobs = self._client, None, None
         if client is not None:
             await client.close()
 
     async def now(self) -> datetime:
-        """See the port."""
         with self._call() as jobs:
             told: datetime = (await jobs.database.command("hello"))["localTime"]
         self._latest = max(self._latest, told.astimezone(UTC))
@@ -102,30 +99,25 @@ class MongoJobStore:
     # --- writing ----------------------------------------------------------------------------
 
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
-        """See the port."""
         with self._call() as collection:
             return await adding.add(collection, jobs, self._now_us)
 
     async def claim(
         self, worker: str, kinds: Sequence[str], limit: int, lease: timedelta, terms: Terms = PLAIN
     ) -> list[Job]:
-        """See the port."""
         with self._call() as jobs:
             taken = await self._queue.claim(jobs, worker, list(dict.fromkeys(kinds)), limit, lease, terms)
         return [to_job(job) for job in taken]
 
     async def extend(self, worker: str, epochs: Mapping[str, int], lease: timedelta) -> set[str]:
-        """See the port."""
         with self._call() as jobs:
             return await claiming.extend(jobs, worker, epochs, lease) if epochs else set()
 
     async def apply(self, transitions: Sequence[Transition]) -> list[bool]:
-        """See the port."""
         with self._call() as jobs:
             return await applying.apply(jobs, transitions) if transitions else []
 
     async def delete(self, tenant: str, job_id: str) -> bool:
-        """See the port."""
         with self._call() as jobs:
             return (await jobs.delete_one({"_id": job_id, "tenant": tenant})).deleted_count > 0
 
@@ -140,35 +132,29 @@ class MongoJobStore:
     # --- reading ----------------------------------------------------------------------------
 
     async def get(self, tenant: str, job_id: str) -> Job | None:
-        """See the port."""
         with self._call() as jobs:
             found = await jobs.find_one({"_id": job_id, "tenant": tenant, **VISIBLE}, WHOLE)
         return None if found is None else to_job(found)
 
     async def find(self, query: JobFilter, limit: int, after: str | None = None) -> list[Job]:
-        """See the port."""
         with self._call() as jobs:
             order = pymongo.ASCENDING if query.oldest_first else pymongo.DESCENDING
             found = jobs.find(finding.condition(query, after), WHOLE).sort("_id", order)
             return [to_job(job) async for job in found.limit(limit)]
 
     async def count(self, query: JobFilter) -> int:
-        """See the port."""
         with self._call() as jobs:
             return await jobs.count_documents(finding.condition(query))
 
     async def stats(self, tenant: str | None) -> Stats:
-        """See the port."""
         with self._call() as jobs:
             return await finding.stats(jobs, tenant)
 
     async def tenants(self, limit: int, after: str = "") -> dict[str, datetime | None]:
-        """See the port."""
         with self._call() as jobs:
             return await finding.tenants(jobs, limit, after, await self._now_us())
 
     async def expired(self, limit: int) -> list[Job]:
-        """See the port."""
         with self._call() as jobs:
             overdue = {"status": {"$in": ["running", "waiting"]}, "due_us": {"$lt": await self._now_us()}}
             found = jobs.find(overdue, WHOLE).sort([("due_us", 1), ("_id", 1)]).limit(limit)
@@ -186,7 +172,6 @@ class MongoJobStore:
             return await log(jobs, after, limit)
 
     async def changes(self) -> AsyncIterator[Change]:
-        """See the port."""
         feed = finding.Feed(self._opened())
         while self._jobs is not None:
             try:

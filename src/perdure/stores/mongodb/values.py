@@ -43,13 +43,11 @@ class MongoValues:
         self._call = call
 
     async def read(self, space: str, keys: Sequence[str]) -> dict[str, Value]:
-        """See the port."""
         with self._call() as jobs:
             found = _kept(jobs).find({"_id": {"$in": [_id(space, key) for key in keys]}})
             return {kept["key"]: _value(kept) async for kept in found}
 
     async def spaces(self) -> list[str]:
-        """See the port."""
         found: list[str] = []
         with self._call() as jobs:
             start = ""
@@ -59,13 +57,11 @@ class MongoValues:
         return found
 
     async def scan(self, space: str, limit: int, after: str = "") -> list[Value]:
-        """See the port."""
         with self._call() as jobs:
             inside = {"_id": {"$gt": _id(space, after), "$lt": f"{space}!"}}
             return [_value(kept) async for kept in _kept(jobs).find(inside).sort("_id").limit(limit)]
 
     async def write(self, space: str, key: str, value: Json, *, expect: int) -> int | None:
-        """See the port."""
         text, here = encoded(space, key, value), {"_id": _id(space, key), "version": expect}
         with self._call() as jobs:
             kept = _kept(jobs)

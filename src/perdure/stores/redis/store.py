@@ -89,52 +89,43 @@ class RedisJobStore:
         self._capabilities = replace(self._capabilities, durable=durable)
 
     async def close(self) -> None:
-        """See `JobStore.close`."""
         self._closing.set()
         await disconnect(self._client)
 
     async def now(self) -> datetime:
-        """See `JobStore.now`."""
         return moment(int(await self._run("now")))
 
     # --- writing ----------------------------------------------------------------------------
 
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
-        """See `JobStore.add`."""
         answers = await self._run("add", jobs_argument(jobs))
         return [job_of(row) if row else job for row, job in zip(answers, jobs, strict=True)]
 
     async def claim(
         self, worker: str, kinds: Sequence[str], limit: int, lease: timedelta, terms: Terms = PLAIN
     ) -> list[Job]:
-        """See `JobStore.claim`."""
         packed = b"" if terms == PLAIN else _packed_terms(terms, kinds)
         rows = await self._run("claim", worker, lease // _MICROSECOND, limit, packed, *dict.fromkeys(kinds))
         return [job_of(row) for row in rows]
 
     async def extend(self, worker: str, epochs: Mapping[str, int], lease: timedelta) -> set[str]:
-        """See `JobStore.extend`."""
         pairs = (part for pair in epochs.items() for part in pair)
         return {
             job_id.decode() for job_id in await self._run("extend", worker, lease // _MICROSECOND, *pairs)
         }
 
     async def apply(self, transitions: Sequence[Transition]) -> list[bool]:
-        """See `JobStore.apply`."""
         return [stands == 1 for stands in await self._run("apply", transitions_argument(transitions))]
 
     async def delete(self, tenant: str, job_id: str) -> bool:
-        """See `JobStore.delete`."""
         return bool(await self._run("delete", tenant, job_id))
 
     async def purge(self, limit: int) -> int:
-        """See `JobStore.purge`."""
         return int(await self._run("purge", limit, LOG))
 
     # --- reading ----------------------------------------------------------------------------
 
     async def get(self, tenant: str, job_id: str) -> Job | None:
-        """See `JobStore.get`."""
         row = await self._run("get", tenant, job_id)
         return job_of(row) if row else None
 
@@ -150,7 +141,6 @@ class RedisJobStore:
         return jobs
 
     async def count(self, query: JobFilter) -> int:
-        """See `JobStore.count`."""
         total = 0
         after: str | None = None
         while True:
@@ -161,23 +151,19 @@ class RedisJobStore:
             after = rest.decode()
 
     async def stats(self, tenant: str | None) -> Stats:
-        """See `JobStore.stats`."""
         counts: dict[str, dict[JobState, int]] = {}
         for kind, state, number in await self._run("stats", "*" if tenant is None else tenant):
             counts.setdefault(kind.decode(), {})[JobState(state.decode())] = number
         return Stats(counts=counts)
 
     async def tenants(self, limit: int, after: str = "") -> dict[str, datetime | None]:
-        """See `JobStore.tenants`."""
         found = await self._run("tenants", after, limit)
         return {name.decode(): None if due is None else moment(int(due)) for name, due in found}
 
     async def expired(self, limit: int) -> list[Job]:
-        """See `JobStore.expired`."""
         return [job_of(row) for row in await self._run("expired", limit)]
 
     async def history(self, tenant: str, job_id: str) -> list[Entry]:
-        """See `JobStore.history`."""
         return entries_of(await self._run("history", tenant, job_id))
 
     async def entries(self, after: str | None, limit: int) -> LogPage:
@@ -185,7 +171,6 @@ class RedisJobStore:
         return log(await self._run("log", after or "", limit), limit, after)
 
     def changes(self) -> AsyncIterator[Change]:
-        """See `JobStore.changes`."""
         return feed.changes(self._client, self._prefix, self._server, self._closing)
 
     async def _run(self, name: str, *arguments: str | bytes | int) -> Any:

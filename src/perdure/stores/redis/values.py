@@ -23,21 +23,17 @@ class RedisValues:
         self._run = run
 
     async def read(self, space: str, keys: Sequence[str]) -> dict[str, Value]:
-        """See the port."""
         texts = await self._run("read_values", space, *keys) if keys else []
         return {key: _value(key, text) for key, text in zip(keys, texts, strict=True) if text}
 
     async def spaces(self) -> list[str]:
-        """See the port."""
         return sorted(space.decode() for space in await self._run("spaces"))
 
     async def scan(self, space: str, limit: int, after: str = "") -> list[Value]:
-        """See the port."""
         found = await self._run("scan_values", space, limit, after)
         return [_value(key.decode(), text) for key, text in zip(found[::2], found[1::2], strict=True)]
 
     async def write(self, space: str, key: str, value: Json, *, expect: int) -> int | None:
-        """See the port."""
         text = encoded(space, key, value)
         version = await self._run("write_value", space, key, text or "", expect)
         return None if version is None else int(version)

@@ -59,19 +59,16 @@ class SqliteJobStore(SqliteGuest):
         )
 
     async def close(self) -> None:
-        """See the port."""
         for watch in self._watches:
             watch.wake(closed=True)
         await super().close()
 
     async def now(self) -> datetime:
-        """See the port."""
         return moment(self._now())
 
     # --- writing: what is sent is encoded before the transaction begins, what comes back decoded after it ended --------
 
     async def add(self, jobs: Sequence[Job]) -> list[Job]:
-        """See the port."""
         now = self._now()
         additions = [adding.prepare(job, now) for job in jobs]
         known = await self._write(lambda connection: adding.add(connection, additions, now))
@@ -80,8 +77,6 @@ class SqliteJobStore(SqliteGuest):
     async def claim(
         self, worker: str, kinds: Sequence[str], limit: int, lease: timedelta, terms: Terms = PLAIN
     ) -> list[Job]:
-        """See the port."""
-
         def work(connection: apsw.Connection) -> list[Row]:
             now = self._now()  # not before: a lease should not run while the claim waits for its turn
             until = now + micros_of(lease)
@@ -92,67 +87,55 @@ class SqliteJobStore(SqliteGuest):
         return [to_job(row) for row in await self._write(work)]
 
     async def extend(self, worker: str, epochs: Mapping[str, int], lease: timedelta) -> set[str]:
-        """See the port."""
         return await self._write(
             lambda connection: claiming.extend(connection, worker, epochs, self._now() + micros_of(lease))
         )
 
     async def apply(self, transitions: Sequence[Transition]) -> list[bool]:
-        """See the port."""
         now = self._now()
         changes = [applying.prepare(move, now) for move in transitions]
         return await self._write(lambda connection: applying.apply(connection, changes))
 
     async def delete(self, tenant: str, job_id: str) -> bool:
-        """See the port."""
         return await self._write(lambda connection: removing.delete(connection, tenant, job_id, self._now()))
 
     async def purge(self, limit: int) -> int:
-        """See the port."""
         return await self._write(lambda connection: removing.purge(connection, self._now(), limit))
 
     # --- reading ----------------------------------------------------------------------------
 
     async def get(self, tenant: str, job_id: str) -> Job | None:
-        """See the port."""
         now = self._now()
         row = await self._read(lambda connection: finding.get(connection, tenant, job_id, now))
         return None if row is None else to_job(row)
 
     async def find(self, query: JobFilter, limit: int, after: str | None = None) -> list[Job]:
-        """See the port."""
         now = self._now()
         rows = await self._read(lambda connection: finding.find(connection, query, limit, after, now))
         return [to_job(row) for row in rows]
 
     async def count(self, query: JobFilter) -> int:
-        """See the port."""
         now = self._now()
         return await self._read(lambda connection: finding.count(connection, query, now))
 
     async def stats(self, tenant: str | None) -> Stats:
-        """See the port."""
         return await self._read(lambda connection: counting.stats(connection, tenant))
 
     async def tenants(self, limit: int, after: str = "") -> dict[str, datetime | None]:
-        """See the port."""
         now = self._now()
         found = await self._read(lambda connection: claiming.tenants(connection, limit, after, now))
         return {name: None if due is None else moment(due) for name, due in found.items()}
 
     async def expired(self, limit: int) -> list[Job]:
-        """See the port."""
         now = self._now()
         rows = await self._read(lambda connection: finding.overdue(connection, now, limit))
         return [to_job(row) for row in rows]
 
     async def history(self, tenant: str, job_id: str) -> list[Entry]:
-        """See the port."""
         now = self._now()
         return await self._read(lambda connection: finding.history(connection, tenant, job_id, now))
 
     async def entries(self, after: str | None, limit: int) -> LogPage:
-        """See the port."""
         return await self._read(lambda connection: finding.log(connection, after, limit))
 
     async def changes(self) -> AsyncIterator[Change]:

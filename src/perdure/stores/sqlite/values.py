@@ -22,24 +22,20 @@ class SqliteValues:
         self._read, self._write = read, write
 
     async def read(self, space: str, keys: Sequence[str]) -> dict[str, Value]:
-        """See the port."""
         asked = (space, msgspec.json.encode(list(keys)).decode())
         rows: list[Row] = await self._read(lambda connection: fetch(connection, "read_values", asked))
         return {key: decoded(key, text, version) for key, text, version in rows}
 
     async def spaces(self) -> list[str]:
-        """See the port."""
         rows: list[Row] = await self._read(lambda connection: fetch(connection, "spaces"))
         return [space for (space,) in rows]
 
     async def scan(self, space: str, limit: int, after: str = "") -> list[Value]:
-        """See the port."""
         asked = (space, after, limit)
         rows: list[Row] = await self._read(lambda connection: fetch(connection, "scan_values", asked))
         return [decoded(*row) for row in rows]
 
     async def write(self, space: str, key: str, value: Json, *, expect: int) -> int | None:
-        """See the port."""
         text = encoded(space, key, value)
 
         def work(connection: apsw.Connection) -> int | None:

@@ -48,7 +48,6 @@ class MemoryVectorStore:
     # --- writing ----------------------------------------------------------------------------
 
     async def begin(self, draft: Draft) -> Begun:
-        """See the port."""
         shelf, entry = self._open(draft.document.tenant, draft.document.namespace, draft.document.id)
         check_begin(draft, entry.standing)
         check_model(draft, shelf.model)
@@ -59,7 +58,6 @@ class MemoryVectorStore:
         return Begun(published=_stored(entry.published), resumed=resumed)
 
     async def affirm(self, drafts: Sequence[Draft]) -> list[StoredDocument | None]:
-        """See the port."""
         return [await self._affirm(draft) for draft in drafts]
 
     async def _affirm(self, draft: Draft) -> StoredDocument | None:
@@ -73,7 +71,6 @@ class MemoryVectorStore:
             return None
 
     async def upsert(self, draft: Draft, chunks: Sequence[EmbeddedChunk]) -> None:
-        """See the port."""
         check_vectors(chunks, draft.dimension)
         edition = _writable(draft, self._entry(draft))
         if edition is not None:
@@ -87,7 +84,6 @@ class MemoryVectorStore:
         last: Sequence[EmbeddedChunk] = (),
         complete: bool = True,
     ) -> StoredDocument:
-        """See the port."""
         check_vectors(last, draft.dimension)
         shelf = self._shelf(draft.document.tenant, draft.document.namespace)
         entry = shelf.entry(draft.document.id)
@@ -116,7 +112,6 @@ class MemoryVectorStore:
     async def delete(
         self, tenant: str, namespace: str, document_id: str, *, version: int | None = None
     ) -> int:
-        """See the port."""
         shelf, entry = self._open(tenant, namespace, document_id)
         last = newest_version(entry.standing) if version is None else version
         if last is None:
@@ -133,12 +128,10 @@ class MemoryVectorStore:
     async def audit(
         self, tenant: str, namespace: str, document_ids: Sequence[str]
     ) -> list[tuple[str, Audit]]:
-        """See the port."""
         shelf = self._shelf(tenant, namespace)
         return [(document_id, _audit(shelf.entry(document_id))) for document_id in document_ids]
 
     async def mend(self, tenant: str, namespace: str, document_id: str) -> Audit:
-        """See the port."""
         shelf = self._shelf(tenant, namespace)
         entry = shelf.entry(document_id)
         edition, audit = entry.published, _audit(entry)
@@ -158,7 +151,6 @@ class MemoryVectorStore:
     # --- what is stored ---------------------------------------------------------------------
 
     async def missing(self, draft: Draft, chunk_ids: Sequence[str]) -> set[str]:
-        """See the port."""
         entry = self._entry(draft)
         published = entry.published if is_published(draft, entry.standing) else None
         held = {
@@ -170,7 +162,6 @@ class MemoryVectorStore:
         return set(chunk_ids) - held
 
     async def vectors(self, draft: Draft, chunk_hashes: Collection[str]) -> dict[str, bytes]:
-        """See the port."""
         published, wanted = self._entry(draft).published, set(chunk_hashes)
         if published is None or published.model != (draft.model, draft.dimension):
             return {}
@@ -178,13 +169,11 @@ class MemoryVectorStore:
         return {item.chunk.chunk_hash: item.vector for item in items if item.chunk.chunk_hash in wanted}
 
     async def document(self, tenant: str, namespace: str, document_id: str) -> StoredDocument | None:
-        """See the port."""
         return _stored(self._shelf(tenant, namespace).entry(document_id).published)
 
     async def documents(
         self, tenant: str, namespace: str, limit: int, after: str | None = None
     ) -> list[StoredDocument]:
-        """See the port."""
         stored = [edition.stored for edition in self._shelf(tenant, namespace).published() if edition.stored]
         page = [document for document in stored if after is None or document.document.id > after]
         return [own_stored(document) for document in page[:limit]]
@@ -192,14 +181,12 @@ class MemoryVectorStore:
     async def chunks(
         self, tenant: str, namespace: str, document_id: str, limit: int, after: int = -1
     ) -> list[Chunk]:
-        """See the port."""
         published = self._shelf(tenant, namespace).entry(document_id).published
         chunks = [item.chunk for item in published.chunks.values()] if published else []
         chunks = sorted((chunk for chunk in chunks if chunk.chunk_index > after), key=_index)
         return [own_chunk(chunk) for chunk in chunks[:limit]]
 
     async def namespaces(self, tenant: str) -> list[Namespace]:
-        """See the port."""
         return [
             Namespace(
                 tenant=tenant,
@@ -216,7 +203,6 @@ class MemoryVectorStore:
     # --- searching --------------------------------------------------------------------------
 
     async def search(self, query: SearchQuery) -> list[Hit]:
-        """See the port."""
         vector = required_vector(query)
         shelf = self._shelf(query.tenant, query.namespace)
         if shelf.model is None:
@@ -225,7 +211,6 @@ class MemoryVectorStore:
         return _hits(shelf.index.nearest(vector, _eligible(shelf.index.rows, query), query.limit))
 
     async def search_text(self, query: SearchQuery) -> list[Hit]:
-        """See the port."""
         text = required_text(query)
         index = self._shelf(query.tenant, query.namespace).index
         return _hits(index.containing(text, _eligible(index.rows, query), query.limit))

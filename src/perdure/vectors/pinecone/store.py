@@ -71,13 +71,11 @@ class PineconeVectorStore:
         await self._index.open()
 
     async def close(self) -> None:
-        """See the port."""
         await self._index.close()
 
     # --- writing ----------------------------------------------------------------------------
 
     async def begin(self, draft: Draft) -> Begun:
-        """See the port."""
         self._check_dimension(draft)
         place = place_of(draft.document)
         marks = await self._documents.marks(place)
@@ -103,7 +101,6 @@ class PineconeVectorStore:
         return [None] * len(drafts)
 
     async def upsert(self, draft: Draft, chunks: Sequence[EmbeddedChunk]) -> None:
-        """See the port."""
         check_vectors(chunks, draft.dimension)
         place = place_of(draft.document)
         edition = _writable(draft, await self._documents.marks(place))
@@ -118,7 +115,6 @@ class PineconeVectorStore:
         last: Sequence[EmbeddedChunk] = (),
         complete: bool = True,
     ) -> StoredDocument:
-        """See the port."""
         check_vectors(last, draft.dimension)
         place = place_of(draft.document)
         marks = await self._documents.marks(place)
@@ -173,7 +169,6 @@ class PineconeVectorStore:
     async def delete(
         self, tenant: str, namespace: str, document_id: str, *, version: int | None = None
     ) -> int:
-        """See the port."""
         place = Place(tenant, namespace, document_id)
         marks = await self._documents.marks(place)
         standing = marks.standing
@@ -189,7 +184,6 @@ class PineconeVectorStore:
         return head.stored.chunk_count if head and head.stored.document.version <= last else 0
 
     async def sweep(self, limit: int) -> int:
-        """See the port."""
         swept = 0
         async for record_id, place, edition in self._documents.dropped():
             if swept >= limit:
@@ -227,7 +221,6 @@ class PineconeVectorStore:
                 )
 
     async def mend(self, tenant: str, namespace: str, document_id: str) -> Audit:
-        """See the port."""
         place = Place(tenant, namespace, document_id)
         head = await self._documents.settled(place)
         audit = await self._audit(place)
@@ -264,7 +257,6 @@ class PineconeVectorStore:
     # --- what is stored ---------------------------------------------------------------------
 
     async def missing(self, draft: Draft, chunk_ids: Sequence[str]) -> set[str]:
-        """See the port."""
         place = place_of(draft.document)
         marks = await self._documents.marks(place)
         editions = [marks.draft, marks.published if is_published(draft, marks.standing) else ""]
@@ -276,7 +268,6 @@ class PineconeVectorStore:
         return set(chunk_ids).difference(*held)
 
     async def vectors(self, draft: Draft, chunk_hashes: Collection[str]) -> dict[str, bytes]:
-        """See the port."""
         place = place_of(draft.document)
         head = await self._documents.head(place)
         if head is None or (head.stored.model, head.stored.dimension) != (draft.model, draft.dimension):
@@ -284,7 +275,6 @@ class PineconeVectorStore:
         return await self._chunks.vectors(place, head.edition, list(chunk_hashes), draft.dimension)
 
     async def document(self, tenant: str, namespace: str, document_id: str) -> StoredDocument | None:
-        """See the port."""
         head = await self._documents.head(Place(tenant, namespace, document_id))
         return head.stored if head else None
 
@@ -300,7 +290,6 @@ class PineconeVectorStore:
     async def chunks(
         self, tenant: str, namespace: str, document_id: str, limit: int, after: int = -1
     ) -> list[Chunk]:
-        """See the port."""
         place = Place(tenant, namespace, document_id)
         while head := await self._documents.head(place):
             names = [name for name in await self._chunks.names(place, head.edition) if name.position > after][
@@ -336,7 +325,6 @@ class PineconeVectorStore:
     # --- searching --------------------------------------------------------------------------
 
     async def search(self, query: SearchQuery) -> list[Hit]:
-        """See the port."""
         return await Search(self._index, self._documents, self._chunks, query).run()
 
     async def search_text(self, query: SearchQuery) -> list[Hit]:

@@ -42,12 +42,10 @@ class SqliteVectorStore(SqliteGuest):
         return VectorCapabilities(durable=on_disk, multi_process=on_disk, full_text=True)
 
     async def setup(self) -> None:
-        """See the port."""
         await super().setup()
         self._batches = self._batches or Batches(self._opened())
 
     async def close(self) -> None:
-        """See the port."""
         batches, self._batches = self._batches, None
         if batches is not None:
             await batches.drain()
@@ -56,15 +54,12 @@ class SqliteVectorStore(SqliteGuest):
     # --- writing ----------------------------------------------------------------------------
 
     async def begin(self, draft: Draft) -> Begun:
-        """See the port."""
         return await self._change(lambda writing: writing.begin(draft))
 
     async def affirm(self, drafts: Sequence[Draft]) -> list[StoredDocument | None]:
-        """See the port."""
         return await self._change(lambda writing: [writing.affirm(draft) for draft in drafts], len(drafts))
 
     async def upsert(self, draft: Draft, chunks: Sequence[EmbeddedChunk]) -> None:
-        """See the port."""
         check_vectors(chunks, draft.dimension)
         await self._change(lambda writing: writing.upsert(draft, chunks), len(chunks))
 
@@ -76,7 +71,6 @@ class SqliteVectorStore(SqliteGuest):
         last: Sequence[EmbeddedChunk] = (),
         complete: bool = True,
     ) -> StoredDocument:
-        """See the port."""
         check_vectors(last, draft.dimension)
         return await self._change(
             lambda writing: writing.publish(draft, chunk_ids, last, complete=complete),
@@ -86,11 +80,9 @@ class SqliteVectorStore(SqliteGuest):
     async def delete(
         self, tenant: str, namespace: str, document_id: str, *, version: int | None = None
     ) -> int:
-        """See the port."""
         return await self._change(lambda writing: writing.delete(tenant, namespace, document_id, version))
 
     async def sweep(self, limit: int) -> int:
-        """See the port."""
         swept = 0
         while swept < limit:
             bite = min(BITE, limit - swept)
@@ -105,19 +97,16 @@ class SqliteVectorStore(SqliteGuest):
     async def audit(
         self, tenant: str, namespace: str, document_ids: Sequence[str]
     ) -> list[tuple[str, Audit]]:
-        """See the port."""
         return await self._read(
             lambda connection: auditing.audit(connection, tenant, namespace, document_ids)
         )
 
     async def mend(self, tenant: str, namespace: str, document_id: str) -> Audit:
-        """See the port."""
         return await self._change(
             lambda writing: auditing.mend(writing.flushed(), tenant, namespace, document_id)
         )
 
     async def tidy(self, tenant: str, namespace: str, limit: int, *, remove: bool) -> Surplus:
-        """See the port."""
         if not remove:
             return await self._read(
                 lambda connection: auditing.tidy(connection, tenant, namespace, limit, remove=False)
@@ -129,15 +118,12 @@ class SqliteVectorStore(SqliteGuest):
     # --- reading ----------------------------------------------------------------------------
 
     async def missing(self, draft: Draft, chunk_ids: Sequence[str]) -> set[str]:
-        """See the port."""
         return await self._read(lambda connection: reading.missing(connection, draft, chunk_ids))
 
     async def vectors(self, draft: Draft, chunk_hashes: Collection[str]) -> dict[str, bytes]:
-        """See the port."""
         return await self._read(lambda connection: reading.vectors(connection, draft, chunk_hashes))
 
     async def document(self, tenant: str, namespace: str, document_id: str) -> StoredDocument | None:
-        """See the port."""
         return await self._read(
             lambda connection: stored_document(connection, tenant, namespace, document_id)
         )
@@ -145,7 +131,6 @@ class SqliteVectorStore(SqliteGuest):
     async def documents(
         self, tenant: str, namespace: str, limit: int, after: str | None = None
     ) -> list[StoredDocument]:
-        """See the port."""
         return await self._read(
             lambda connection: stored_documents(connection, tenant, namespace, limit, after)
         )
@@ -153,17 +138,14 @@ class SqliteVectorStore(SqliteGuest):
     async def chunks(
         self, tenant: str, namespace: str, document_id: str, limit: int, after: int = -1
     ) -> list[Chunk]:
-        """See the port."""
         return await self._read(
             lambda connection: reading.chunks(connection, tenant, namespace, document_id, limit, after)
         )
 
     async def namespaces(self, tenant: str) -> list[Namespace]:
-        """See the port."""
         return await self._read(lambda connection: reading.namespaces(connection, tenant))
 
     async def search(self, query: SearchQuery) -> list[Hit]:
-        """See the port."""
         return await self._read(lambda connection: searching.search(connection, query))
 
     async def search_text(self, query: SearchQuery) -> list[Hit]:
