@@ -399,9 +399,9 @@ class Webhook(Record):
     created_at: Moment
 
     @classmethod
-    def of(cls, subscription: Any) -> Webhook:
-        """Render a subscription, without its secret."""
-        return msgspec.convert(subscription, Webhook, from_attributes=True)
+    def of(cls, subscription: Any) -> Self:
+        """Render a subscription."""
+        return msgspec.convert(subscription, cls, from_attributes=True)
 
 
 class NewWebhook(Webhook):
@@ -412,11 +412,6 @@ class NewWebhook(Webhook):
     """
 
     secret: str
-
-    @classmethod
-    def made(cls, subscription: Any) -> NewWebhook:
-        """Render it with its secret."""
-        return msgspec.convert(subscription, NewWebhook, from_attributes=True)
 
 
 class WebhookList(Record):

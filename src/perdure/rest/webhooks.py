@@ -34,7 +34,7 @@ class WebhookRequest(Body):
 async def add(body: WebhookRequest, app: AppOf, tenant: TenantOf) -> Response:
     """Tell an address what happens to jobs from now on. The secret that signs the messages is told here and nowhere else."""
     made = await app.webhooks.subscribe(body.url, tenant=tenant, states=body.states, kinds=body.kinds)
-    return reply(NewWebhook.made(made), 201)
+    return reply(NewWebhook.of(made), 201)
 
 
 @router.get("", responses=answers(WebhookList))

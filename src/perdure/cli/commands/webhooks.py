@@ -62,7 +62,7 @@ async def add(call: Call, url: str, states: tuple[str, ...], kinds: tuple[str, .
     """
     async with _opened(call) as service:
         made = await service.subscribe(url, tenant=call.tenant, states=states, kinds=kinds)
-    call.show(wire.NewWebhook.made(made), f"webhook  {made.id}", f"secret   {made.secret}")
+    call.show(wire.NewWebhook.of(made), f"webhook  {made.id}", f"secret   {made.secret}")
 
 
 @command("perdure webhooks list --json | jq -r .url", name="list", group=webhooks)
