@@ -18,9 +18,10 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import DuplicateKeyError
 from pymongo.read_concern import ReadConcern
 
+from perdure.domain.moments import micros_of
 from perdure.domain.state import JobState
 from perdure.domain.terms import Slots, Terms, Turns
-from perdure.stores.mongodb.documents import NOW_US, WHOLE, Document, micros_of
+from perdure.stores.mongodb.documents import NOW_US, WHOLE, Document
 
 Jobs: TypeAlias = AsyncCollection[Document]
 

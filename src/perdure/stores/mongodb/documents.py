@@ -7,18 +7,16 @@ other tools and the TTL index (`due_at`), and exactly, in microseconds since 197
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from perdure.domain.job import Entry, Failure, Job, Progress, Question
+from perdure.domain.moments import micros, micros_of, moment
 from perdure.domain.state import JobState
 
 Document: TypeAlias = dict[str, Any]
-
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 NOW_US: Final = {"$multiply": [{"$toLong": "$$NOW"}, 1000]}
 """The server's time in microseconds, as an expression."""
@@ -28,21 +26,6 @@ WHOLE: Final = {"history": 0}
 
 OF_DOCUMENTS: Final = frozenset({"vectorize", "vectorization"})
 """The kinds that also carry what was counted, at the top, where a query or an index can reach it."""
-
-
-def micros(moment: datetime) -> int:
-    """Microseconds since 1970."""
-    return (moment - EPOCH) // _MICROSECOND
-
-
-def micros_of(span: timedelta) -> int:
-    """A span in microseconds."""
-    return span // _MICROSECOND
-
-
-def moment(microseconds: int) -> datetime:
-    """The reverse of `micros`, in UTC."""
-    return EPOCH + timedelta(0, 0, microseconds)
 
 
 # --- into a document ------------------------------------------------------------------------

@@ -8,11 +8,12 @@ from typing import Any, Final
 
 from pymongo.errors import ConnectionFailure, OperationFailure
 
+from perdure.domain.moments import micros, moment
 from perdure.domain.query import JobFilter, Stats
 from perdure.domain.state import JobState
 from perdure.ports.job_store import Change
 from perdure.stores.mongodb.claiming import Jobs
-from perdure.stores.mongodb.documents import NOW_US, Document, micros, moment
+from perdure.stores.mongodb.documents import NOW_US, Document
 from perdure.stores.mongodb.errors import FEED_LOST
 
 VISIBLE: Final[Document] = {"$expr": {"$gt": [{"$ifNull": ["$expires_us", 2**62]}, NOW_US]}}

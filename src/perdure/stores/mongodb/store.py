@@ -16,6 +16,7 @@ from pymongo.read_concern import ReadConcern
 from perdure.domain.errors import StoreUnavailable
 from perdure.domain.job import Entry, Job
 from perdure.domain.log import LogPage
+from perdure.domain.moments import micros
 from perdure.domain.query import JobFilter, Stats
 from perdure.domain.terms import PLAIN, Terms
 from perdure.domain.transition import Transition
@@ -23,7 +24,7 @@ from perdure.ports.job_store import Capabilities, Change
 from perdure.stores.mongodb import adding, applying, claiming, finding, schema
 from perdure.stores.mongodb.address import parse, unusable
 from perdure.stores.mongodb.claiming import Jobs
-from perdure.stores.mongodb.documents import WHOLE, Document, micros, to_entry, to_job
+from perdure.stores.mongodb.documents import WHOLE, Document, to_entry, to_job
 from perdure.stores.mongodb.errors import translate, translated
 from perdure.stores.mongodb.finding import VISIBLE
 from perdure.stores.mongodb.values import MongoValues, log

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
 
 from perdure.domain.job import Entry, Failure, Job, Progress, Question
+from perdure.domain.moments import micros, micros_of, moment
 from perdure.domain.state import Event, JobState
 from perdure.domain.transition import Transition
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder().decode
+_decode_run: Final = msgspec.json.Decoder(
+    tuple[int, int, int | None, Progress | None, Any, tuple[Question, ...], Any, Failure | None]
+).decode
 _STATES: Final = {str(state): state for state in JobState}
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 _FRESH: Final = (0, 0, None, None, None, (), None, None)
 """The run of a job that never ran: attempt, rescues, completed_at, progress, checkpoint, questions, result, failure."""
-
-
-def micros(time: datetime) -> int:
-    """Microseconds since 1970."""
-    return (time - _EPOCH) // _MICROSECOND
-
-
-def moment(microseconds: int) -> datetime:
-    """The time that `micros` wrote."""
-    return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def jobs_argument(jobs: Iterable[Job]) -> bytes:
@@ -51,7 +42,7 @@ def job_of(row: Sequence[bytes]) -> Job:
     payload, created_by, terms = _decode(birth)
     labels, max_attempts, max_rescues, ttl = _decode(edited) if edited else terms
     attempt, rescues, completed, progress, checkpoint, questions, result, failure = (
-        _decode(run) if run else _FRESH
+        _decode_run(run) if run else _FRESH
     )
     linked = _decode(links) if links else {}
     return Job(
@@ -60,8 +51,8 @@ def job_of(row: Sequence[bytes]) -> Job:
         kind=kind,
         state=_STATES[state],
         due_at=_time(due),
-        created_at=_moment(created),
-        updated_at=_moment(updated),
+        created_at=moment(int(created)),
+        updated_at=moment(int(updated)),
         priority=int(priority),
         epoch=int(epoch),
         version=int(version),
@@ -79,11 +70,11 @@ def job_of(row: Sequence[bytes]) -> Job:
         completed_at=None if completed is None else moment(completed),
         payload=payload,
         labels=labels,
-        progress=None if progress is None else Progress(**progress),
+        progress=progress,
         checkpoint=checkpoint,
-        questions=tuple(_question(question) for question in questions),
+        questions=questions,
         result=result,
-        failure=None if failure is None else Failure(**failure),
+        failure=failure,
         unique_for=timedelta(microseconds=linked["unique"]) if "unique" in linked else None,
     )
 
@@ -123,7 +114,7 @@ def _new(job: Job) -> tuple[object, ...]:
     named = (("key", job.idempotency_key), ("user", job.user_id), ("document", job.document_id))
     links: dict[str, str | int] = {name: value for name, value in named if value is not None}
     if job.unique_for is not None:
-        links["unique"] = job.unique_for // _MICROSECOND
+        links["unique"] = micros_of(job.unique_for)
     return (
         job.id,
         head,
@@ -164,16 +155,8 @@ def _run(job: Job) -> tuple[object, ...]:
 
 def _terms(job: Job) -> tuple[object, ...]:
     """What an edit may change beside the priority."""
-    ttl = None if job.ttl is None else job.ttl // _MICROSECOND
+    ttl = None if job.ttl is None else micros_of(job.ttl)
     return (job.labels, job.max_attempts, job.max_rescues, ttl)
-
-
-def _question(fields: dict[str, Any]) -> Question:
-    fields["choices"] = tuple(fields["choices"])
-    for name in ("asked_at", "deadline", "answered_at"):
-        if fields[name] is not None:
-            fields[name] = datetime.fromisoformat(fields[name])
-    return Question(**fields)
 
 
 def _json(value: object) -> str:
@@ -185,10 +168,4 @@ def _text(time: datetime | None) -> str:
 
 
 def _time(text: str) -> datetime | None:
-    return None if text == "-" else _moment(text)
-
-
-@lru_cache(maxsize=1024)
-def _moment(text: str) -> datetime:
-    """The jobs of a batch have most of their times in common."""
-    return moment(int(text))
+    return None if text == "-" else moment(int(text))

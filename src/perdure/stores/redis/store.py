@@ -14,6 +14,7 @@ from perdure.domain import validation as check
 from perdure.domain.errors import InvalidInput, StoreUnavailable
 from perdure.domain.job import Entry, Job
 from perdure.domain.log import LogPage
+from perdure.domain.moments import micros, micros_of, moment
 from perdure.domain.query import JobFilter, Stats
 from perdure.domain.state import JobState
 from perdure.domain.terms import PLAIN, Terms
@@ -27,8 +28,6 @@ from perdure.stores.redis.rows import (
     entries_of,
     job_of,
     jobs_argument,
-    micros,
-    moment,
     transitions_argument,
 )
 from perdure.stores.redis.scripts import run
@@ -43,8 +42,6 @@ LOG: Final = 500_000
 
 BUDGET: Final = 2000
 """Ids that one step of a search looks at, so that a rare match does not hold up the server."""
-
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class RedisJobStore:
@@ -105,14 +102,12 @@ class RedisJobStore:
         self, worker: str, kinds: Sequence[str], limit: int, lease: timedelta, terms: Terms = PLAIN
     ) -> list[Job]:
         packed = b"" if terms == PLAIN else _packed_terms(terms, kinds)
-        rows = await self._run("claim", worker, lease // _MICROSECOND, limit, packed, *dict.fromkeys(kinds))
+        rows = await self._run("claim", worker, micros_of(lease), limit, packed, *dict.fromkeys(kinds))
         return [job_of(row) for row in rows]
 
     async def extend(self, worker: str, epochs: Mapping[str, int], lease: timedelta) -> set[str]:
         pairs = (part for pair in epochs.items() for part in pair)
-        return {
-            job_id.decode() for job_id in await self._run("extend", worker, lease // _MICROSECOND, *pairs)
-        }
+        return {job_id.decode() for job_id in await self._run("extend", worker, micros_of(lease), *pairs)}
 
     async def apply(self, transitions: Sequence[Transition]) -> list[bool]:
         return [stands == 1 for stands in await self._run("apply", transitions_argument(transitions))]

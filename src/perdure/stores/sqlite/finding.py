@@ -14,10 +14,11 @@ import apsw
 from perdure.domain.errors import CursorLost
 from perdure.domain.job import Entry
 from perdure.domain.log import Logged, LogPage
+from perdure.domain.moments import micros
 from perdure.domain.query import JobFilter
 from perdure.stores.sqlite.counting import Lane
 from perdure.stores.sqlite.queries import SQL, Row, fetch, fetch_value
-from perdure.stores.sqlite.rows import json_text, micros, to_entry
+from perdure.stores.sqlite.rows import json_text, to_entry
 
 ALL: Final = -1
 """No limit."""

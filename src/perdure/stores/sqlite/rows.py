@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
 
 from perdure.domain.job import Entry, Failure, Job, Progress, Question
+from perdure.domain.moments import micros, micros_of, moment
 from perdure.domain.state import TERMINAL, Event, JobState
 from perdure.stores.sqlite.queries import Row
 
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 _STATES: Final = {state.value: state for state in JobState}
 _to_json: Final = msgspec.json.Encoder().encode
 _from_json: Final[Callable[[str], Any]] = msgspec.json.Decoder().decode
 _to_progress: Final = msgspec.json.Decoder(Progress).decode
 _to_failure: Final = msgspec.json.Decoder(Failure).decode
+_to_questions: Final = msgspec.json.Decoder(tuple[Question, ...]).decode
 
 
 READY, SCHEDULED, HELD, ENDED = range(4)
@@ -34,16 +33,6 @@ def _stage(state: JobState, due_at: int | None, now: int) -> int:
     return _STAGES[state]
 
 
-def micros(moment: datetime) -> int:
-    """Microseconds since 1970."""
-    return (moment - EPOCH) // _MICROSECOND
-
-
-def micros_of(span: timedelta) -> int:
-    """A span in microseconds."""
-    return span // _MICROSECOND
-
-
 def _maybe_micros(moment: datetime | None) -> int | None:
     return None if moment is None else micros(moment)
 
@@ -51,12 +40,6 @@ def _maybe_micros(moment: datetime | None) -> int | None:
 def _micros_again(moment: datetime | None, known: datetime, microseconds: int) -> int | None:
     """Of a time that is mostly the very object whose microseconds are known: the hot path converts it once."""
     return microseconds if moment is known else _maybe_micros(moment)
-
-
-@lru_cache(maxsize=512)  # the times of one batch are few
-def moment(microseconds: int) -> datetime:
-    """The reverse of `micros`, in UTC."""
-    return EPOCH + timedelta(0, 0, microseconds)
 
 
 def _maybe_moment(microseconds: int | None) -> datetime | None:
@@ -219,20 +202,11 @@ def to_job(row: Sequence[Any]) -> Job:
         labels={} if labels is None else _from_json(labels),
         progress=None if progress is None else _to_progress(progress),
         checkpoint=None if checkpoint is None else _from_json(checkpoint),
-        questions=() if questions is None else tuple(map(_to_question, _from_json(questions))),
+        questions=() if questions is None else _to_questions(questions),
         result=None if result is None else _from_json(result),
         failure=None if failure is None else _to_failure(failure),
         unique_for=None if unique_for is None else timedelta(0, 0, unique_for),
     )
-
-
-def _to_question(fields: dict[str, Any]) -> Question:
-    times = {
-        name: datetime.fromisoformat(fields[name])
-        for name in ("asked_at", "deadline", "answered_at")
-        if fields[name] is not None
-    }
-    return Question(**{**fields, **times, "choices": tuple(fields["choices"])})
 
 
 def to_entry(row: Sequence[Any]) -> Entry:

@@ -12,13 +12,14 @@ import apsw
 from perdure.databases.sqlite import MEMORY, SqliteGuest, Watch
 from perdure.domain.job import Entry, Job
 from perdure.domain.log import LogPage
+from perdure.domain.moments import micros, micros_of, moment
 from perdure.domain.query import JobFilter, Stats
 from perdure.domain.terms import PLAIN, Terms
 from perdure.domain.transition import Transition
 from perdure.ports.job_store import Capabilities, Change
 from perdure.stores.sqlite import adding, applying, claiming, counting, finding, removing
 from perdure.stores.sqlite.queries import COMPONENT, STEPS, Row
-from perdure.stores.sqlite.rows import micros, micros_of, moment, to_job
+from perdure.stores.sqlite.rows import to_job
 from perdure.stores.sqlite.values import SqliteValues
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 import apsw
 
 from perdure.domain.document import Document, Draft, StoredDocument
 from perdure.domain.drafts import Model, Standing
+from perdure.domain.moments import moment
 from perdure.vectors.sqlite.chunks import Edition, to_metadata
 
 HEAD: Final = """
@@ -34,9 +35,6 @@ FROM vector_namespaces n JOIN vector_documents d ON d.namespace = n.id
 WHERE n.tenant = ? AND n.name = ? AND d.document_id > ? AND d.published IS NOT NULL
 ORDER BY d.document_id LIMIT ?
 """
-
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class Head(NamedTuple):
@@ -144,11 +142,6 @@ def published_document(draft: Draft, chunk_count: int, *, complete: bool) -> Sto
     )
 
 
-def in_microseconds(moment: datetime) -> int:
-    """How a moment is stored."""
-    return (moment - EPOCH) // MICROSECOND
-
-
 def _stored(tenant: str, namespace: str, row: Sequence[Any]) -> StoredDocument:
     document_id, version, content_hash, ingestion_id, metadata, *rest = row
     model, dimension, strategy, chunk_count, complete, published_at, epoch = rest
@@ -167,7 +160,7 @@ def _stored(tenant: str, namespace: str, row: Sequence[Any]) -> StoredDocument:
         strategy=strategy,
         chunk_count=chunk_count,
         complete=bool(complete),
-        published_at=EPOCH + published_at * MICROSECOND,
+        published_at=moment(published_at),
         epoch=epoch,
     )
 

@@ -20,13 +20,13 @@ from perdure.domain.drafts import (
     turn,
 )
 from perdure.domain.errors import StaleWrite
+from perdure.domain.moments import micros
 from perdure.ports.vector_store import Begun
 from perdure.vectors.sqlite.chunks import ChunkRows, Edition, from_metadata
 from perdure.vectors.sqlite.documents import (
     Head,
     head_for,
     head_of,
-    in_microseconds,
     published_document,
     stored_document,
 )
@@ -220,7 +220,7 @@ class Writing:
         document, metadata = shown.document, from_metadata(shown.document.source_metadata)
         facts = (document.version, epoch, document.content_hash, document.ingestion_id, metadata)
         made_by = (shown.model, shown.dimension, shown.strategy)
-        counted = (shown.chunk_count, shown.complete, in_microseconds(shown.published_at))
+        counted = (shown.chunk_count, shown.complete, micros(shown.published_at))
         self._execute(SHOW, (edition.number, *facts, *made_by, *counted, edition.document))
         more = (1, shown.chunk_count)
         if head.published is not None:
