@@ -24,6 +24,7 @@ from perdure.core.jobs import JobService as JobService  # noqa: PLC0414 - the co
 from perdure.core.webhooks import Webhooks as Webhooks  # noqa: PLC0414
 from perdure.domain.errors import InvalidInput
 from perdure.domain.limits import parse_limits
+from perdure.domain.packages import needed
 from perdure.domain.record import Record
 from perdure.embedders.named import parse
 from perdure.pipeline.recall import Recall
@@ -242,13 +243,9 @@ def _keyed(url: str, settings: Settings) -> str:
 def _make(name: str, url: str, shared: Shared) -> Any:
     """Import an adapter and make one for the URL; those of one PostgreSQL share its connections."""
     module, _, attribute = name.partition(":")
-    try:
+    extra = "postgres" if scheme_of(url) in _POSTGRES else module.rpartition(".")[2]
+    with needed("this store needs", extra):
         adapter = getattr(import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        extra = "postgres" if scheme_of(url) in _POSTGRES else module.rpartition(".")[2]
-        raise InvalidInput(
-            f'this store needs the package {error.name!r}: pip install "perdure[{extra}]"'
-        ) from None
     match scheme_of(url):
         case "memory":
             return adapter()
@@ -477,12 +474,8 @@ def sender(settings: Settings) -> Sender:
     Raises:
         InvalidInput: its library is not installed.
     """
-    try:
+    with needed("webhooks need", "webhooks"):
         from perdure.senders.http import HttpSender
-    except ImportError as error:
-        raise InvalidInput(
-            f'webhooks need the package {error.name!r}: pip install "perdure[webhooks]"'
-        ) from None
     return HttpSender(allow_private=settings.webhook_allow_private)
 
 

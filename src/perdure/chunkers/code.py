@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any, Final
 
-from perdure.chunkers.libraries import library
 from perdure.chunkers.recursive import RecursiveChunker
+from perdure.domain.packages import needed
 from perdure.domain.record import Json
 
 LANGUAGES: Final = {
@@ -58,9 +59,9 @@ class CodeChunker(RecursiveChunker):
     def _splitter(self, grammar: str) -> Any:
         from semantic_text_splitter import CodeSplitter
 
-        language = getattr(
-            library(f"tree_sitter_{_module(grammar)}"), grammar.partition(":")[2] or "language"
-        )
+        with needed("this way of cutting needs", "chunkers"):
+            module = import_module(f"tree_sitter_{_module(grammar)}")
+        language = getattr(module, grammar.partition(":")[2] or "language")
         return CodeSplitter(language(), self._capacity, overlap=self._overlap)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from importlib.metadata import version
 from typing import Final
 
-from perdure.chunkers.libraries import library
 from perdure.chunkers.recursive import NOTHING, RecursiveChunker
+from perdure.domain.packages import needed
 from perdure.domain.record import Json
 
 LIBRARY: Final = "sentencex"
@@ -26,7 +27,8 @@ class SentenceChunker(RecursiveChunker):
     def __init__(self, capacity: int = 1000, overlap: int = 0, language: str = "en") -> None:
         super().__init__(capacity, overlap)
         self._language = language
-        self._segment = library(LIBRARY).segment
+        with needed("this way of cutting needs", "chunkers"):
+            self._segment = import_module(LIBRARY).segment
 
     def made_by(self) -> str:
         """Name the language, and what cuts where."""

@@ -19,6 +19,7 @@ from perdure.domain.document import Document, StoredDocument
 from perdure.domain.errors import Deferred, InvalidInput, PerdureError, RetryAfter, StoreUnavailable
 from perdure.domain.job import Entry, Job
 from perdure.domain.log import JobEvent
+from perdure.domain.packages import needed
 from perdure.domain.query import JobFilter, Page, Stats
 from perdure.domain.search import Hit
 from perdure.domain.state import JobState
@@ -53,10 +54,8 @@ class Remote:
     """
 
     def __init__(self, url: str, key: str | None, tenant: str | None, actor: str) -> None:
-        try:
+        with needed("--server needs", "client"):
             import httpx
-        except ModuleNotFoundError:
-            raise InvalidInput('--server needs httpx: pip install "perdure[client]"') from None
         if not url.startswith(("http://", "https://")):
             raise InvalidInput(f"the server is {url!r}; expected a URL like http://127.0.0.1:8321")
         headers = {"X-Actor": actor}

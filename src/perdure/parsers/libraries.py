@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from perdure.domain.errors import UnsupportedFormat
+from perdure.domain.packages import needed
 
 
 def library(name: str, extra: str = "documents") -> Any:
@@ -14,9 +15,5 @@ def library(name: str, extra: str = "documents") -> Any:
     Raises:
         UnsupportedFormat: it is not installed; says how to.
     """
-    try:
+    with needed("this format needs", extra, error=UnsupportedFormat, then=", then retry the job"):
         return import_module(name)
-    except ModuleNotFoundError as error:
-        raise UnsupportedFormat(
-            f'this format needs the package {error.name!r}: pip install "perdure[{extra}]", then retry the job'
-        ) from None

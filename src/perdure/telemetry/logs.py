@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from perdure.core.context import under_way
-from perdure.domain.errors import InvalidInput
+from perdure.domain.packages import needed
 
 
 def json_formatter() -> logging.Formatter:
@@ -15,12 +15,8 @@ def json_formatter() -> logging.Formatter:
     Raises:
         InvalidInput: structlog is not installed.
     """
-    try:
+    with needed("PERDURE_LOG=json needs", "telemetry"):
         import structlog
-    except ImportError:
-        raise InvalidInput(
-            'PERDURE_LOG=json needs the package structlog: pip install "perdure[telemetry]"'
-        ) from None
     from structlog.stdlib import ExtraAdder, ProcessorFormatter, add_log_level, add_logger_name
 
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from perdure.core.cache import CachedJobStore
 from perdure.core.feeds import Feeds
 from perdure.core.jobs import JobService
-from perdure.domain.errors import InvalidInput, StoreError
+from perdure.domain.errors import StoreError
+from perdure.domain.packages import needed
 from perdure.domain.state import Event, JobState
 from perdure.domain.transition import STOPPED, Transition
 
@@ -78,12 +79,8 @@ class Metrics:
         Raises:
             InvalidInput: its client is not installed.
         """
-        try:
+        with needed("metrics need", "telemetry"):
             from prometheus_client import ProcessCollector, generate_latest
-        except ImportError:
-            raise InvalidInput(
-                'metrics need the package prometheus-client: pip install "perdure[telemetry]"'
-            ) from None
         told = [*await self._of_store(), *self._of_process(), *ProcessCollector(registry=None).collect()]
         return generate_latest(_Told(told))
 
