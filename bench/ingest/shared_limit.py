@@ -26,7 +26,7 @@ from typing import Any
 from aiohttp import web
 
 from bench.ingest.bad_provider import BadProvider
-from perdure import bootstrap
+from perdure import bootstrap, wiring
 from perdure.core.jobs import JobService
 from perdure.domain.errors import RetryAfter
 from perdure.domain.limits import Limit, parse_limits
@@ -62,7 +62,7 @@ async def embed(url: str, name: str, limit: str, seconds: float) -> None:
         lambda: jobs.clock.now().timestamp(),
         limits=parse_limits(f"openai={limit}", "")["openai"],
     )
-    model = bootstrap.embedder(name, gate=governor)
+    model = wiring.embedder(name, gate=governor)
     end = time.monotonic() + seconds
 
     async def ask() -> None:

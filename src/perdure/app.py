@@ -16,7 +16,6 @@ import msgspec
 
 from perdure import bootstrap, deletion, ingestion, reindexing
 from perdure.access import Gate
-from perdure.bootstrap import Pipeline
 from perdure.chunkers import named as chunking
 from perdure.core.context import Context
 from perdure.core.dispatch import Dispatcher
@@ -54,6 +53,7 @@ from perdure.telemetry import Metrics, Recent
 from perdure.telemetry.traces import tracing
 from perdure.tracking import make_tracker
 from perdure.verification import Drift, Verification
+from perdure.wiring import Pipeline
 
 if TYPE_CHECKING:
     from perdure.parsers import Parsers

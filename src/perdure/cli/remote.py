@@ -97,7 +97,7 @@ class Remote:
     @cached_property
     def parsers(self) -> Any:
         """Those of this machine, which know what files are documents."""
-        from perdure.bootstrap import Pipeline
+        from perdure.wiring import Pipeline
 
         nowhere: Any = None
         return Pipeline(nowhere, Settings(), nowhere).parsers

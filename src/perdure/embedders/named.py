@@ -10,6 +10,9 @@ import msgspec
 from perdure.domain.errors import InvalidInput
 from perdure.domain.record import Record
 
+LOCAL: Final = ("local", "hashing")
+"""Embedders that every process has, and that are as quick as a cache."""
+
 _PREFIXES: Final = {
     "nomic-embed": ("search_document: ", "search_query: "),
     "e5-": ("passage: ", "query: "),

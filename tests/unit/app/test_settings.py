@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from perdure.bootstrap import embedder, scheme_of, sqlite_path
+from perdure.bootstrap import scheme_of, sqlite_path
 from perdure.domain.errors import InvalidInput
 from perdure.settings import DEFAULT_STORE, Settings
+from perdure.wiring import embedder
 
 
 def test_with_nothing_set_there_is_a_file_here() -> None:

@@ -14,7 +14,6 @@ import numpy.typing as npt
 import pytest
 from onnxruntime import InferenceSession
 
-from perdure.bootstrap import embedder as named
 from perdure.domain.errors import Fatal, InvalidInput, TextRejected
 from perdure.embedders import minilm
 from perdure.embedders.hashing import HashingEmbedder
@@ -22,6 +21,7 @@ from perdure.embedders.joining import unit
 from perdure.embedders.minilm import PACKAGE, MiniLMEmbedder, package_file
 from perdure.embedders.named import Named
 from perdure.ports.embedder import Embedder, MeteredEmbedder
+from perdure.wiring import embedder as named
 from tests.unit.embedders.contract import EmbedderContract
 
 MINILM = MiniLMEmbedder(Named(model="minilm"))
@@ -37,7 +37,7 @@ TEXTS = [
 
 @pytest.mark.slow  # on a busy machine
 class TestMiniLM(EmbedderContract):
-    construction = "from perdure.bootstrap import embedder as make; embedder = make('minilm')"
+    construction = "from perdure.wiring import embedder as make; embedder = make('minilm')"
 
     @pytest.fixture
     def embedder(self) -> Embedder:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from perdure.bootstrap import embedder as named
 from perdure.domain.errors import (
     EmbedderError,
     EmbedderSpent,
@@ -28,6 +27,7 @@ from perdure.embedders.openai import URL, OpenAIEmbedder
 from perdure.embedders.remote import RemoteEmbedder
 from perdure.pipeline.embedding import EmbeddingBatcher
 from perdure.settings import Settings
+from perdure.wiring import embedder as named
 from tests.servers.embedding_peer import CONTEXT, KEY, EmbeddingPeer, Oddity, failed, serving
 
 TEXTS = ["how many days of leave", "the kitchen is cleaned", "salaries are paid", "ünïcode 漢字 😀"]

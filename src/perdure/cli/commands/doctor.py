@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from rich.text import Text
 
-from perdure import bootstrap
+from perdure import bootstrap, wiring
 from perdure.cli.call import Call, command
 from perdure.cli.failures import OK, UNSUCCESSFUL
 from perdure.cli.output import show_log
@@ -204,7 +204,7 @@ async def _vectors(settings: Settings, tenant: str, stack: AsyncExitStack) -> As
         return
     yield Finding("vectors", "ok", f"{counted(len(namespaces), 'namespace')} of tenant {tenant}")
     try:
-        embedder = await asyncio.to_thread(bootstrap.embedder, settings.embedder, settings)
+        embedder = await asyncio.to_thread(wiring.embedder, settings.embedder, settings)
         stack.push_async_callback(embedder.close)
         if isinstance(embedder, MeteredEmbedder):
             await _soon(embedder.prepare())

@@ -80,8 +80,8 @@ async def _work(
 
 def _load(name: str) -> Callable[..., Any]:
     """Import `module:function`, from the working folder too."""
-    from perdure.bootstrap import imported
     from perdure.domain.errors import InvalidInput
+    from perdure.wiring import imported
 
     if "" not in sys.path:
         sys.path.insert(0, "")
