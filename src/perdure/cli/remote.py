@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
@@ -14,17 +14,16 @@ from uuid import UUID, uuid4
 
 import msgspec
 
+from perdure.cli.connection import TRIES, WAIT, Connection
 from perdure.cli.remote_webhooks import RemoteWebhooks
 from perdure.domain.document import Document, StoredDocument
-from perdure.domain.errors import Deferred, InvalidInput, PerdureError, RetryAfter, StoreUnavailable
+from perdure.domain.errors import Deferred, InvalidInput
 from perdure.domain.job import Entry, Job
 from perdure.domain.log import JobEvent
-from perdure.domain.packages import needed
 from perdure.domain.query import JobFilter, Page, Stats
 from perdure.domain.search import Hit
 from perdure.domain.state import JobState
 from perdure.ledger import ChunkPage, ChunkState
-from perdure.problems import KINDS
 from perdure.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,12 +31,6 @@ if TYPE_CHECKING:
 
     from perdure.app import FileItem
 
-_WAIT: Final = 30
-"""Seconds of a long poll."""
-_TRIES: Final = 4
-_PAUSE: Final = 0.5
-_AGAIN: Final = 1.0
-"""Seconds before a request, or the stream of events, is tried again."""
 _AT_ONCE: Final = 8
 """Uploads under way."""
 
@@ -54,25 +47,14 @@ class Remote:
     """
 
     def __init__(self, url: str, key: str | None, tenant: str | None, actor: str) -> None:
-        with needed("--server needs", "client"):
-            import httpx
-        if not url.startswith(("http://", "https://")):
-            raise InvalidInput(f"the server is {url!r}; expected a URL like http://127.0.0.1:8321")
-        headers = {"X-Actor": actor}
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
-        if tenant:
-            headers["X-Tenant"] = tenant
-        self._url = url
-        self._broken = httpx.TransportError
+        self._server = Connection(url, key, tenant, actor)
         self._tenant = tenant or "default"
-        self._client = httpx.AsyncClient(base_url=url, headers=headers, timeout=_WAIT + 30)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._client.aclose()
+        await self._server.client.aclose()
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("_"):
@@ -121,29 +103,29 @@ class Remote:
         fields = {name: value for name, value in fields.items() if value is not None}
         fields["metadata"] = json.dumps(item.metadata)
         key = str(uuid4())
-        with ExitStack() as stack:
-            try:
-                file = stack.enter_context(item.path.open("rb"))
-            except OSError as error:
-                raise InvalidInput(f"it cannot be read: {error.strerror}") from None
+        try:
+            file = item.path.open("rb")
+        except OSError as error:
+            raise InvalidInput(f"it cannot be read: {error.strerror}") from None
+        with file:
 
             async def send() -> httpx.Response:
                 file.seek(0)
-                return await self._client.post(
+                return await self._server.client.post(
                     "/v1/ingest",
                     data=fields,
                     files={"file": (item.path.name, file)},
                     headers={"Idempotency-Key": key},
                 )
 
-            told = (await self._answer(send, _TRIES)).json()
+            told = (await self._server.answer(send, TRIES)).json()
         return await self.get(told["job_id"])
 
     async def search(self, query: str, *, tenant: str, where: Any = None, **options: Any) -> list[Hit]:
         """See `App.search`."""
         body = {"query": query, "filter": where, **options}
-        answer = await self._call(
-            "POST", "/v1/search", {k: v for k, v in body.items() if v is not None}, tries=_TRIES
+        answer = await self._server.call(
+            "POST", "/v1/search", {k: v for k, v in body.items() if v is not None}, tries=TRIES
         )
         return [
             msgspec.convert({**hit, "chunk_text": hit["text"], **hit["span"]}, Hit) for hit in answer["hits"]
@@ -157,12 +139,12 @@ class Remote:
     @cached_property
     def webhooks(self) -> RemoteWebhooks:
         """Of the app."""
-        return RemoteWebhooks(self._call)
+        return RemoteWebhooks(self._server.call)
 
     async def published(self, namespace: str, limit: int, after: str | None) -> list[StoredDocument]:
         """See `VectorStore.documents`."""
         query = {"namespace": namespace, "limit": min(limit, 1000), "cursor": after}
-        answer = await self._call("GET", "/v1/documents", query=query)
+        answer = await self._server.call("GET", "/v1/documents", query=query)
         return [self._document(told, namespace) for told in answer["items"]]
 
     def _document(self, told: dict[str, Any], namespace: str) -> StoredDocument:
@@ -175,7 +157,7 @@ class Remote:
     ) -> int:
         """See `App.delete_document`."""
         path = f"/v1/documents/{quote(document_id)}"
-        answer = await self._call("DELETE", path, query={"namespace": namespace, "version": version})
+        answer = await self._server.call("DELETE", path, query={"namespace": namespace, "version": version})
         if job_id := answer.get("job_id"):
             raise Deferred(
                 f"document {document_id!r} cannot be deleted now, and will be by job {job_id}", job_id
@@ -187,14 +169,14 @@ class Remote:
     ) -> ChunkPage:
         """See `Ledger.chunks_of`."""
         query = {"state": state, "limit": limit, "cursor": after}
-        answer = await self._call("GET", f"/v1/ingest/{quote(job_id, safe='')}/chunks", query=query)
+        answer = await self._server.call("GET", f"/v1/ingest/{quote(job_id, safe='')}/chunks", query=query)
         return msgspec.convert(answer, ChunkPage)
 
     # --- jobs -------------------------------------------------------------------------------
 
     async def get(self, job_id: str, *, tenant: str = "") -> Job:
         """See `JobService.get`."""
-        return _job(await self._call("GET", _path(job_id)))
+        return _job(await self._server.call("GET", _path(job_id)))
 
     async def page(self, query: JobFilter, *, limit: int = 50, after: str | None = None) -> Page:
         """See `JobService.page`; `after` is an id or what `next` was."""
@@ -210,12 +192,12 @@ class Remote:
             "limit": limit,
             "cursor": after,
         }
-        answer = await self._call("GET", "/v1/jobs", query=asked)
+        answer = await self._server.call("GET", "/v1/jobs", query=asked)
         return Page(jobs=tuple(map(_job, answer["items"])), next=answer["next_cursor"])
 
     async def history(self, job_id: str, *, tenant: str) -> list[Entry]:
         """See `JobService.history`."""
-        return [*map(_entry, (await self._call("GET", f"{_path(job_id)}/history"))["items"])]
+        return [*map(_entry, (await self._server.call("GET", f"{_path(job_id)}/history"))["items"])]
 
     async def watch(self, job_id: str, *, tenant: str) -> AsyncIterator[Job]:
         """See `JobService.watch`."""
@@ -223,8 +205,8 @@ class Remote:
         tag = ""
         while True:
             headers = {"If-None-Match": tag} if tag else {}
-            query = {"wait": _WAIT if tag else 0}
-            answer = await self._send("GET", _path(job_id), None, query, headers, _TRIES)
+            query = {"wait": WAIT if tag else 0}
+            answer = await self._server.send("GET", _path(job_id), None, query, headers, tries=TRIES)
             if answer.status_code != 304:
                 tag, job = answer.headers["etag"], _job(answer.json())
                 yield job
@@ -233,33 +215,16 @@ class Remote:
 
     async def follow(self, _tenant: str) -> AsyncIterator[JobEvent]:
         """See `EventLog.follow`; a connection that breaks is made again, and nothing is left out."""
-        last, pause = "", 0.0
-        while True:
-            await asyncio.sleep(pause)
-            pause = _AGAIN
-            try:
-                async with self._client.stream(
-                    "GET", "/v1/events", headers={"Last-Event-ID": last}
-                ) as answer:
-                    if answer.status_code >= 400:
-                        await answer.aread()
-                        raise _error(answer)
-                    async for line in answer.aiter_lines():
-                        name, _, text = line.partition(": ")
-                        if name == "id":
-                            last = text
-                        elif name == "data" and text.startswith("{"):
-                            told = json.loads(text)
-                            about = {key: told[key] for key in ("tenant", "job_id", "kind")}
-                            yield JobEvent(position=last, entry=_entry(told), **about)
-            except self._broken:
-                continue
+        async with aclosing(self._server.events()) as events:
+            async for position, told in events:
+                about = {key: told[key] for key in ("tenant", "job_id", "kind")}
+                yield JobEvent(position=position, entry=_entry(told), **about)
 
     async def stats(self, tenant: str | None, **about: str | None) -> Stats:
         """See `JobService.stats`."""
         if tenant is None:
             raise InvalidInput("a server counts one tenant's jobs; leave --all-tenants out, or use --store")
-        answer = await self._call("GET", "/v1/jobs/stats", query=about)
+        answer = await self._server.call("GET", "/v1/jobs/stats", query=about)
         return msgspec.convert({"counts": answer["by_kind"]}, Stats)
 
     async def tenants(self, _limit: int, after: str = "") -> dict[str, datetime | None]:
@@ -273,14 +238,14 @@ class Remote:
     async def cancel(self, job_id: str, *, reason: str = "", **_who: str) -> Job:
         """See `JobService.cancel`."""
         return _job(
-            await self._call(
-                "POST", f"{_path(job_id)}/cancel", {"reason": reason} if reason else {}, tries=_TRIES
+            await self._server.call(
+                "POST", f"{_path(job_id)}/cancel", {"reason": reason} if reason else {}, tries=TRIES
             )
         )
 
     async def requeue(self, job_id: str, **_who: str) -> Job:
         """See `JobService.requeue`."""
-        return _job(await self._call("POST", f"{_path(job_id)}/retry", tries=_TRIES))
+        return _job(await self._server.call("POST", f"{_path(job_id)}/retry", tries=TRIES))
 
     async def requeue_all(self, query: JobFilter, **_who: str) -> int:
         """See `JobService.requeue_all`; one job after the other."""
@@ -296,78 +261,25 @@ class Remote:
     async def respond(self, job_id: str, answer: Any, *, key: str | None = None, **_who: str) -> Job:
         """See `JobService.respond`."""
         body = {"answer": answer} | ({"key": key} if key else {})
-        return _job(await self._call("POST", f"{_path(job_id)}/respond", body, tries=_TRIES))
+        return _job(await self._server.call("POST", f"{_path(job_id)}/respond", body, tries=TRIES))
 
     async def edit(self, job_id: str, *, tenant: str, actor: str, **changes: Any) -> Job:
         """See `JobService.edit`."""
         body = {name: value for name, value in changes.items() if value is not None and name != "ttl"}
         if "ttl" in changes:
             body["ttl_seconds"] = None if changes["ttl"] is None else changes["ttl"].total_seconds()
-        return _job(await self._call("PATCH", _path(job_id), body))
+        return _job(await self._server.call("PATCH", _path(job_id), body))
 
     async def report(
         self, job_id: str, fraction: float, message: str, *, tenant: str, epoch: int | None
     ) -> Job:
         """See `JobService.report`."""
         body = {"fraction": fraction, "message": message, "epoch": epoch}
-        return _job(await self._call("POST", f"{_path(job_id)}/progress", body))
+        return _job(await self._server.call("POST", f"{_path(job_id)}/progress", body))
 
     async def delete(self, job_id: str, **_who: str) -> None:
         """See `JobService.delete`."""
-        await self._call("DELETE", _path(job_id))
-
-    # --- the wire ---------------------------------------------------------------------------
-
-    async def _call(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        *,
-        query: Mapping[str, Any] | None = None,
-        tries: int = 1,
-    ) -> Any:
-        answer = await self._send(method, path, body, query, {}, _TRIES if method == "GET" else tries)
-        return answer.json() if answer.content else None
-
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        body: Any,
-        query: Mapping[str, Any] | None,
-        headers: Mapping[str, str],
-        tries: int,
-    ) -> httpx.Response:
-        given = {name: value for name, value in (query or {}).items() if value is not None}
-        content = None if body is None else msgspec.json.encode(body)
-        typed = {**headers, "Content-Type": "application/json"} if content else headers
-        return await self._answer(
-            lambda: self._client.request(method, path, content=content, params=given, headers=typed), tries
-        )
-
-    async def _answer(self, send: Callable[[], Awaitable[httpx.Response]], tries: int) -> httpx.Response:
-        """The answer to a request, which is sent again, where that does no harm, as long as the server is away.
-
-        Raises:
-            StoreUnavailable: it does not answer.
-            PerdureError: what the server's problem stands for.
-        """
-        while True:
-            tries -= 1
-            try:
-                answer = await send()
-            except self._broken as error:
-                if not tries:
-                    raise StoreUnavailable(
-                        f"the server {self._url} does not answer: {error}; is 'perdure serve' running there?"
-                    ) from None
-            else:
-                if answer.status_code < 400:
-                    return answer
-                if answer.status_code != 503 or not tries:
-                    raise _error(answer)
-            await asyncio.sleep(_PAUSE)
+        await self._server.call("DELETE", _path(job_id))
 
 
 class _Documents:
@@ -396,21 +308,6 @@ class _Nobody:
 
     def stop(self) -> None:
         self._stopped.set()
-
-
-def _error(answer: httpx.Response) -> PerdureError:
-    """The error that a problem document stands for: the exit code is the same as on a store."""
-    try:
-        told = answer.json()
-        kind, detail = KINDS.get(told["type"].rpartition("/")[2]), told["detail"]
-    except (ValueError, LookupError, AttributeError, TypeError):
-        return StoreUnavailable(
-            f"{answer.url} answers {answer.status_code}, and not as Perdure; check --server"
-        )
-    error = kind.errors[0] if kind is not None and kind.errors else PerdureError
-    if issubclass(error, RetryAfter):
-        return error(float(answer.headers.get("retry-after", 1)), detail)
-    return error(detail)
 
 
 def _job(told: dict[str, Any]) -> Job:

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from perdure.cli import remote
+from perdure.cli import connection, remote
 
 from .conftest import Perdure
 
@@ -58,7 +58,7 @@ STATS: Answer = (200, {}, b'{"total":0,"unfinished":0,"by_status":{},"by_kind":{
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_PAUSE", 0.01)
+    monkeypatch.setattr(connection, "_PAUSE", 0.01)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ async def test_events_go_on_after_the_connection_broke(
     server: tuple[str, list[Answer], list[BaseHTTPRequestHandler]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, answers, asked = server
-    monkeypatch.setattr(remote, "_AGAIN", 0.01)
+    monkeypatch.setattr(connection, "_AGAIN", 0.01)
     told = {
         "id": ID,
         "event": "added",

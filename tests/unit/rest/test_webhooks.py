@@ -34,8 +34,8 @@ async def test_a_webhook_is_made_listed_and_taken_away(client: httpx.AsyncClient
 
 async def test_the_command_line_does_the_same_on_a_server(client: httpx.AsyncClient, app: App) -> None:
     server = Remote("http://test", None, None, "ann")
-    await server._client.aclose()
-    server._client = client
+    await server._server.client.aclose()
+    server._server.client = client
     webhooks, address = server.webhooks, "https://93.184.216.34/hook"
     made = await webhooks.subscribe(address, tenant="default", states=["failed"], kinds=["a"])
     assert made.secret.startswith("whsec_")
