@@ -100,6 +100,19 @@ class Draft(Record):
     dimension: int
     strategy: str
 
+    def published(self, chunk_count: int, *, complete: bool, at: datetime) -> StoredDocument:
+        """What readers see of it from then on."""
+        return StoredDocument(
+            document=self.document,
+            model=self.model,
+            dimension=self.dimension,
+            strategy=self.strategy,
+            chunk_count=chunk_count,
+            complete=complete,
+            published_at=at,
+            epoch=self.epoch,
+        )
+
 
 class StoredDocument(Record):
     """A document version that readers see.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 
+from perdure.domain.document import Chunk, Document
 from perdure.domain.errors import InvalidInput
 from perdure.domain.record import Json, Record
 
@@ -106,6 +107,23 @@ class Hit(Record):
     end: int
     metadata: dict[str, Json]
     chunk_metadata: dict[str, Json]
+
+    @classmethod
+    def of(cls, score: float, document: Document, chunk: Chunk) -> Self:
+        """A chunk of a document that readers see."""
+        return cls(
+            score=score,
+            document_id=document.id,
+            version=document.version,
+            ingestion_id=document.ingestion_id,
+            chunk_id=chunk.chunk_id,
+            chunk_index=chunk.chunk_index,
+            chunk_text=chunk.chunk_text,
+            start=chunk.start,
+            end=chunk.end,
+            metadata=document.source_metadata,
+            chunk_metadata=chunk.metadata,
+        )
 
 
 def parse_filter(spec: object) -> Filter | None:

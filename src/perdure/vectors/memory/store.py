@@ -23,7 +23,7 @@ from perdure.domain.errors import StaleWrite
 from perdure.domain.search import Hit, SearchQuery, matches
 from perdure.domain.vector import check_query, check_vectors, required_text, required_vector
 from perdure.ports.vector_store import Audit, Begun, Surplus, VectorCapabilities
-from perdure.vectors.memory.copying import copy_metadata, own_chunk, own_document, own_stored
+from perdure.vectors.memory.copying import own_chunk, own_document, own_stored
 from perdure.vectors.memory.index import Found, Row
 from perdure.vectors.memory.shelf import Edition, Entry, Shelf
 
@@ -93,16 +93,8 @@ class MemoryVectorStore:
             stored = edition.chunks | _by_id(last)
             check_stored(draft, chunk_ids, stored)
             edition.chunks = {chunk_id: stored[chunk_id] for chunk_id in chunk_ids}
-            edition.stored = StoredDocument(
-                document=own_document(draft.document),
-                model=draft.model,
-                dimension=draft.dimension,
-                strategy=draft.strategy,
-                chunk_count=len(edition.chunks),
-                complete=complete,
-                published_at=datetime.now(UTC),
-                epoch=draft.epoch,
-            )
+            shown = draft.published(len(edition.chunks), complete=complete, at=datetime.now(UTC))
+            edition.stored = own_stored(shown)
             entry.publish(edition, turn(draft))
             shelf.changed()
         published = _stored(entry.published)
@@ -271,18 +263,5 @@ def _eligible(rows: Sequence[Row], query: SearchQuery) -> list[int]:
 
 def _hits(found: Sequence[Found]) -> list[Hit]:
     return [
-        Hit(
-            score=score,
-            document_id=stored.document.id,
-            version=stored.document.version,
-            ingestion_id=stored.document.ingestion_id,
-            chunk_id=chunk.chunk_id,
-            chunk_index=chunk.chunk_index,
-            chunk_text=chunk.chunk_text,
-            start=chunk.start,
-            end=chunk.end,
-            metadata=copy_metadata(stored.document.source_metadata),
-            chunk_metadata=copy_metadata(chunk.metadata),
-        )
-        for score, (stored, chunk) in found
+        Hit.of(score, own_document(stored.document), own_chunk(chunk)) for score, (stored, chunk) in found
     ]

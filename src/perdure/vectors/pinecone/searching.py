@@ -13,7 +13,6 @@ from typing import Final, TypeAlias
 
 from pinecone.models.vectors.responses import QueryResponse
 
-from perdure.domain.document import Chunk
 from perdure.domain.errors import InvalidInput
 from perdure.domain.search import Hit, SearchQuery, matches
 from perdure.domain.vector import check_query, check_vector, required_vector
@@ -118,7 +117,14 @@ class Search:
         chunks = await self._chunks.read(query.tenant, query.namespace, [name for _, name in nearest])
         if len(chunks) < len(nearest):
             return None
-        hits = [_hit(score, heads[name.document], chunks[name.record]) for score, name in nearest]
+        hits = [
+            Hit.of(
+                max(-1.0, min(1.0, score)),
+                copy.deepcopy(heads[name.document].stored.document),
+                chunks[name.record],
+            )
+            for score, name in nearest
+        ]
         fitting = [hit for hit in hits if matches(query.where, hit.chunk_metadata | hit.metadata)]
         return fitting[: query.limit]
 
@@ -146,20 +152,3 @@ def _whole(answer: QueryResponse, heads: Mapping[str, Head]) -> bool:
     """Whether the query saw all chunks of what the heads show; unknown, where Pinecone does not tell."""
     seen = answer.response_info.lsn_reconciled if answer.response_info else None
     return seen is None or all(head.lsn is None or head.lsn <= seen for head in heads.values())
-
-
-def _hit(score: float, head: Head, chunk: Chunk) -> Hit:
-    document = head.stored.document
-    return Hit(
-        score=max(-1.0, min(1.0, score)),
-        document_id=document.id,
-        version=document.version,
-        ingestion_id=document.ingestion_id,
-        chunk_id=chunk.chunk_id,
-        chunk_index=chunk.chunk_index,
-        chunk_text=chunk.chunk_text,
-        start=chunk.start,
-        end=chunk.end,
-        metadata=copy.deepcopy(document.source_metadata),
-        chunk_metadata=chunk.metadata,
-    )

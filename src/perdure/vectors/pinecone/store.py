@@ -140,16 +140,7 @@ class PineconeVectorStore:
         await self._documents.check_model(draft)
         held = {name.chunk_id: name for name in await self._chunks.names(place, edition)}
         check_stored(draft, wanted, held.keys() | {item.chunk.chunk_id for item in last})
-        stored = StoredDocument(
-            document=draft.document,
-            model=draft.model,
-            dimension=draft.dimension,
-            strategy=draft.strategy,
-            chunk_count=len(wanted),
-            complete=complete,
-            published_at=datetime.now(UTC),
-            epoch=draft.epoch,
-        )
+        stored = draft.published(len(wanted), complete=complete, at=datetime.now(UTC))
         mark = marking.published(draft, edition, complete=complete)
         head = Head(mark=mark, edition=edition, stored=stored, lsn=None)
         head_metadata(head)  # what Pinecone will not hold is refused before anything is done

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 import apsw
@@ -126,20 +125,6 @@ def stored_documents(
     """A page of them, by id."""
     rows = connection.execute(LIST_STORED, (tenant, namespace, after or "", limit))
     return [_stored(tenant, namespace, row) for row in rows]
-
-
-def published_document(draft: Draft, chunk_count: int, *, complete: bool) -> StoredDocument:
-    """The draft as readers see it from now on."""
-    return StoredDocument(
-        document=draft.document,
-        model=draft.model,
-        dimension=draft.dimension,
-        strategy=draft.strategy,
-        chunk_count=chunk_count,
-        complete=complete,
-        published_at=datetime.now(UTC),
-        epoch=draft.epoch,
-    )
 
 
 def _stored(tenant: str, namespace: str, row: Sequence[Any]) -> StoredDocument:

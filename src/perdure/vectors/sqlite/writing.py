@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
 from typing import Final
 
 import apsw
@@ -27,7 +28,6 @@ from perdure.vectors.sqlite.documents import (
     Head,
     head_for,
     head_of,
-    published_document,
     stored_document,
 )
 from perdure.vectors.sqlite.schema import create_embeddings
@@ -151,7 +151,7 @@ class Writing:
         matching.end(draft)
         self._leave_out(head, edition, surplus)
         self._rows.insert(edition, [item for chunk_id, item in given.items() if chunk_id in matching.shown])
-        shown = published_document(draft, matching.count, complete=complete)
+        shown = draft.published(matching.count, complete=complete, at=datetime.now(UTC))
         self._show(head, edition, draft.epoch, shown)
         return shown
 
