@@ -28,7 +28,7 @@ from perdure.domain.record import Json
 from perdure.domain.retry import RetryPolicy
 from perdure.domain.state import JobState
 from perdure.domain.transition import Transition
-from perdure.pipeline.vectorize import Vectorizer
+from perdure.pipeline.vectorize import QuietRun, Vectorizer
 from perdure.ports.vector_store import VectorStore
 
 Action: TypeAlias = Literal["move", "back", "drop"]
@@ -237,7 +237,9 @@ class _Copying:
                 self._short[there.id] = source.chunk_count - copy.chunk_count
             return 0
         try:
-            result = await self._vectorizer.copy(source, self._target, _Turn(self._ctx, source.epoch))
+            result = await self._vectorizer.copy(
+                source, self._target, QuietRun(source.epoch, self._ctx.check)
+            )
         except StaleWrite:
             return 1  # it changed meanwhile: another pass
         except TextRejected:
@@ -256,17 +258,6 @@ class _Copying:
         if await self._vectors.document(self._tenant, self._source, there.id) is not None:
             return 0
         return await self._vectors.delete(self._tenant, self._target, there.id, version=there.version)
-
-
-class _Turn:
-    """A copy's run: it stands under its source's epoch, and tells no progress of its own."""
-
-    def __init__(self, ctx: Context, epoch: int) -> None:
-        self.epoch = epoch
-        self.check = ctx.check
-
-    async def progress(self, fraction: float | None, message: str = "", **counts: int) -> None:
-        """Say nothing."""
 
 
 async def _side_by_side(calls: list[Callable[[], Awaitable[int]]]) -> list[int]:

@@ -16,7 +16,7 @@ from perdure.domain.query import JobFilter
 from perdure.domain.record import Record
 from perdure.domain.state import UNFINISHED, JobState
 from perdure.ingestion import KIND, Order, OrderBook
-from perdure.pipeline.vectorize import Vectorizer
+from perdure.pipeline.vectorize import QuietRun, Vectorizer
 from perdure.ports.vector_store import Audit, VectorStore
 
 PAGE: Final = 100
@@ -139,7 +139,7 @@ class Verification:
             if job and job.state is JobState.COMPLETED and _stored_by(job)[1] == before.chunk_count:
                 before = msgspec.structs.replace(before, complete=True)
             vectorizer = await self._vectorizer(generation.embedder)
-            await vectorizer.copy(before, name, _Turn(before.epoch + 1))
+            await vectorizer.copy(before, name, QuietRun(before.epoch + 1))  # outdoes what published
             return msgspec.structs.replace(drift, mended=True)
         if left.whole and (before is None or left.chunks >= before.chunk_count):
             return msgspec.structs.replace(drift, mended=True)
@@ -220,19 +220,6 @@ class Verification:
     async def _under_way(self, tenant: str, base: str, document_id: str) -> bool:
         query = JobFilter(tenant=tenant, kinds=(KIND,), states=UNFINISHED, document_id=document_id)
         return _any_in(base, await self._jobs.store.find(query, PAGE, None))
-
-
-class _Turn:
-    """The run of a repair: it outdoes the one that published, and tells nothing."""
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def check(self) -> None:
-        """Go on."""
-
-    async def progress(self, fraction: float | None, message: str = "", **counts: int) -> None:
-        """Say nothing."""
 
 
 def _of_document(base: str, document_id: str, audit: Audit) -> Drift:

@@ -60,6 +60,20 @@ class Run(Protocol):
         ...
 
 
+class QuietRun:
+    """A run that tells no progress.
+
+    Args:
+        check: raises `LeaseLost` when the work should stop; default: it never should.
+    """
+
+    def __init__(self, epoch: int, check: Callable[[], None] = lambda: None) -> None:
+        self.epoch, self.check = epoch, check
+
+    async def progress(self, fraction: float | None, message: str = "", **counts: int) -> None:
+        """Say nothing."""
+
+
 class Target(Record):
     """Which document version a source becomes; see `perdure.domain.document.Document`."""
 
