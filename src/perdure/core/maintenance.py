@@ -12,6 +12,7 @@ from perdure.domain.errors import StoreError
 
 log = logging.getLogger(__name__)
 
+PURGE_EVERY = timedelta(minutes=1)
 BITE = 500
 """Jobs removed in one step, so that nobody waits long for a purge."""
 
@@ -21,7 +22,6 @@ class Maintenance:
 
     Args:
         every: the pause between two rounds; rescues come at most so much later than a lease's end.
-        purge_every: the pause between two purges.
         chores: done after each purge.
     """
 
@@ -31,13 +31,11 @@ class Maintenance:
         actor: str,
         *,
         every: timedelta,
-        purge_every: timedelta = timedelta(minutes=1),
         chores: Sequence[Callable[[], Awaitable[object]]] = (),
     ) -> None:
         self._jobs = jobs
         self._actor = actor
         self._every = every
-        self._purge_every = purge_every
         self._chores = chores
 
     async def run(self) -> None:
@@ -51,7 +49,7 @@ class Maintenance:
                     await self.purge()
                     for chore in self._chores:
                         await chore()
-                    purge_due = self._jobs.clock.now() + self._purge_every
+                    purge_due = self._jobs.clock.now() + PURGE_EVERY
             except StoreError as error:
                 log.warning("maintenance waits for the store: %s", error)
             # Jitter keeps the replicas of a deploy from coming all at once.

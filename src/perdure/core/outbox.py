@@ -12,6 +12,8 @@ from perdure.domain.transition import Transition
 log = logging.getLogger(__name__)
 
 MAX_BATCH = 500
+NOTE_DELAY = 0.25
+"""Seconds that a progress report may wait for company."""
 _PATIENCE = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 """Seconds between tries while the store is away; the last one goes on."""
 
@@ -29,7 +31,6 @@ class Outbox:
         lost: called with each transition that did not: the job is another's by now.
         refused: called with a write that the store will never take, unless somebody waits for it.
         sent: called after each batch.
-        note_delay: seconds that a progress report may wait for company.
     """
 
     def __init__(
@@ -38,14 +39,11 @@ class Outbox:
         lost: Callable[[Transition], None],
         refused: Callable[[Transition, PerdureError], None],
         sent: Callable[[], None],
-        *,
-        note_delay: float = 0.25,
     ) -> None:
         self._apply = apply
         self._lost = lost
         self._refused = refused
         self._sent = sent
-        self._note_delay = note_delay
         self._letters: list[Letter] = []
         self._notes: dict[str, Transition] = {}
         self._wanted = asyncio.Event()
@@ -79,11 +77,11 @@ class Outbox:
         await future
 
     def note(self, move: Transition) -> None:
-        """Write it within `note_delay`, unless a newer write of the job takes its place."""
+        """Write it within `NOTE_DELAY`, unless a newer write of the job takes its place."""
         self._notes[move.after.id] = move
         if self._noted is None:
             loop = asyncio.get_running_loop()
-            self._noted = loop.call_later(self._note_delay, self._post_notes)
+            self._noted = loop.call_later(NOTE_DELAY, self._post_notes)
 
     def _post_notes(self) -> None:
         self._noted = None
