@@ -273,7 +273,7 @@ def main() -> int:
     parser.add_argument("--feed", choices=[*SOURCES], default="folder")
     parser.add_argument("--events", type=int, help="default: 10,000; of the slow test servers 300")
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--rate", type=float, help="events a second; default: 100, of the slow 5")
+    parser.add_argument("--rate", type=float, help="events a second; default: 100, of the slow 4")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--files", type=int, help="only scan a folder of so many empty files")
     args = parser.parse_args()
@@ -282,7 +282,7 @@ def main() -> int:
             print(json.dumps(asyncio.run(large_folder(Path(folder), args.files))))
         return 0
     slow = args.feed in SLOW
-    events, rate = args.events or (300 if slow else 10_000), args.rate or (5.0 if slow else 100.0)
+    events, rate = args.events or (300 if slow else 10_000), args.rate or (4.0 if slow else 100.0)
     with tempfile.TemporaryDirectory() as folder:
         report = asyncio.run(
             run(args.feed, Path(folder), events=events, kills=args.kills, rate=rate, seed=args.seed)
