@@ -44,7 +44,7 @@ ROUNDS: Final = 2
 PER_DOCUMENT: Final = 20
 OTHERS: Final = 50
 """Of so many documents, one is another tenant's."""
-EFFORTS: Final = {"hnsw": (40, 100, 200, 400, 600, 800), "ivfflat": (1, 5, 10, 20, 50)}
+EFFORTS: Final = {"hnsw": (40, 100, 200, 300, 400, 600), "ivfflat": (1, 5, 10, 20, 50)}
 KINDS: Final = ("hnsw", "hnsw-half", "ivfflat", "ivfflat-half")
 Ask = Callable[[int], Awaitable[Any]]
 

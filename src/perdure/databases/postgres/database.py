@@ -68,7 +68,7 @@ class Options(Record):
     timeout: float = 60.0
     index: str = "hnsw"
     index_rows: int = 20_000
-    ef_search: int = 200
+    ef_search: int = 400
     probes: int = 20
 
 
@@ -230,7 +230,7 @@ def _split(url: str) -> tuple[str, Options]:
         raise InvalidInput(
             f"{_address(url)}: the store's URL is not valid; expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE, "
             "and after ? any of pool_size=10, pooler=none|transaction, hints=on|off, migrate=on|off, timeout=SECONDS, "
-            "index=hnsw|ivfflat|hnsw-half|ivfflat-half|off, index_rows=20000, ef_search=200, probes=20"
+            "index=hnsw|ivfflat|hnsw-half|ivfflat-half|off, index_rows=20000, ef_search=400, probes=20"
         )
     return urlunsplit(parts._replace(scheme="postgresql", query=urlencode(given))), options
 

@@ -50,7 +50,7 @@ class Kind(NamedTuple):
     def options(self, chunks: int) -> str:
         """How it is built for so many chunks."""
         if self.method == "hnsw":
-            return "m = 24, ef_construction = 200"
+            return "m = 32, ef_construction = 400"
         return f"lists = {max(10, min(32_768, chunks // 1000 if chunks < 1_000_000 else int(chunks**0.5)))}"
 
     def settings(self, effort: int) -> dict[str, str]:
