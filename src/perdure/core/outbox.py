@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 MAX_BATCH = 500
 NOTE_DELAY = 0.25
 """Seconds that a progress report may wait for company."""
+AT_ONCE = 2
+"""Batches under way: while one is committed, and its answer comes, the store works on the other."""
 _PATIENCE = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 """Seconds between tries while the store is away; the last one goes on."""
 
@@ -22,6 +24,8 @@ Letter = tuple[Transition, "asyncio.Future[None] | None"]
 
 class Outbox:
     """While one batch is on its way the next one gathers: under load batches grow, idle they are single.
+
+    A second one goes beside it only when it is full. The writes of one job go one after the other.
 
     A write whose answer got lost is said again with the same entry ids, so that it counts once. As long as the
     store is away the outbox keeps what it holds, and `write` waits.
@@ -46,6 +50,9 @@ class Outbox:
         self._sent = sent
         self._letters: list[Letter] = []
         self._notes: dict[str, Transition] = {}
+        self._flying: set[str] = set()
+        """Jobs with a write under way."""
+        self._batches = 0
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -92,15 +99,35 @@ class Outbox:
 
     async def run(self) -> None:
         """Send until cancelled."""
-        while True:
-            await self._wanted.wait()
-            batch, self._letters = self._letters[:MAX_BATCH], self._letters[MAX_BATCH:]
-            if batch:
-                await self._send(batch)
-                self._sent()
-            if not self._letters:
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._wanted.wait()
                 self._wanted.clear()
-                self._idle.set()
+                while batch := self._next_batch():
+                    group.create_task(self._fly(batch))
+                if not self._letters and not self._batches:
+                    self._idle.set()
+
+    def _next_batch(self) -> list[Letter]:
+        """What may go now."""
+        if self._batches == AT_ONCE or (self._batches and len(self._letters) < MAX_BATCH):
+            return []
+        batch, rest = list[Letter](), list[Letter]()
+        for letter in self._letters:
+            goes = len(batch) < MAX_BATCH and letter[0].after.id not in self._flying
+            (batch if goes else rest).append(letter)
+        self._letters = rest
+        if batch:
+            self._batches += 1
+            self._flying.update(move.after.id for move, _ in batch)
+        return batch
+
+    async def _fly(self, batch: list[Letter]) -> None:
+        await self._send(batch)
+        self._batches -= 1
+        self._flying.difference_update(move.after.id for move, _ in batch)
+        self._sent()
+        self._wanted.set()
 
     async def flush(self) -> None:
         """Wait until all that was put before is written."""
