@@ -6,6 +6,7 @@ every statement of it explained, with tables in several sizes, after ANALYZE; on
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
@@ -104,6 +105,7 @@ async def ways(vectors: PgvectorStore, call: Callable[[], Awaitable[Any]]) -> se
 
     await vectors._database.run(start)
     await call()
+    await asyncio.sleep(0)  # asyncpg tells its listeners in the loop's next turn
     return await vectors._database.run(explain)
 
 

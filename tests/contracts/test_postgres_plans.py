@@ -6,6 +6,7 @@ bound; on smaller tables it does not matter.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,13 +17,14 @@ import pytest_asyncio
 
 from perdure.databases.postgres import PostgresDatabase, load_queries
 from perdure.databases.postgres.codecs import equip
+from perdure.databases.postgres.database import LASTING
 from perdure.domain.ids import uuid7
 from perdure.domain.query import JobFilter
 from perdure.domain.state import JobState
 from perdure.stores.postgres import PostgresJobStore, finding
 from perdure.stores.postgres.floor import FIRST, with_floor
 from tests.servers.postgres import fresh_database
-from tests.servers.postgres_plans import scans
+from tests.servers.postgres_plans import kept_scans, scans
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("postgres")]
 
@@ -118,6 +120,8 @@ HOT: dict[str, tuple[str, list[Any], set[str]]] = {
     "page of a document": page("perdure_jobs_by_document", document_id="doc-1"),
     "page of a user's state": page("perdure_jobs_by_user", user_id="user-1", states=(JobState.COMPLETED,)),
 }
+KEPT = ("claim", "claim from where the line lives", "extend", "apply", "get")
+"""Those whose plans are kept."""
 TABLES = {"perdure_jobs", "perdure_history"}
 
 
@@ -148,11 +152,22 @@ async def plans(url: str) -> dict[str, set[str]]:
     for name, (text, values, _) in HOT.items():
         found[name] = await scans(connection, text, values, TABLES)
     await connection.close()
+    return found | await kept_plans(url)
+
+
+async def kept_plans(url: str) -> dict[str, set[str]]:
+    connection = await asyncpg.connect(url, server_settings=LASTING)
+    found = {}
+    for name in KEPT:
+        statement = await connection.prepare(HOT[name][0])
+        found[f"{name}, kept"] = await kept_scans(connection, statement, TABLES)
+    await connection.close()
     return found
 
 
 def wrong(found: dict[str, set[str]]) -> dict[str, set[str]]:
-    return {name: ways - HOT[name][2] for name, ways in found.items() if not ways or ways - HOT[name][2]}
+    expected = {name: HOT[name.removesuffix(", kept")][2] for name in found}
+    return {name: ways - expected[name] for name, ways in found.items() if not ways or ways - expected[name]}
 
 
 @pytest.mark.parametrize(
@@ -194,13 +209,92 @@ async def test_every_plan_goes_by_index_with_a_million_finished_jobs(database: s
     assert wrong(await plans(database)) == {}
 
 
-async def test_no_plan_is_kept(database: str) -> None:
-    """One made on an empty table would be used on a full one."""
-    store_database = PostgresDatabase(f"{database}?pool_size=1&hints=off")
+@pytest.mark.parametrize("finished", [0, 1, 3000])
+@pytest.mark.parametrize("pending", [0, 1, 3000])
+async def test_every_kept_plan_goes_by_index_where_nobody_has_counted(
+    database: str, finished: int, pending: int
+) -> None:
+    await fill(database, finished, pending, pending, analyze=False)
+    assert await enough(database)
+    assert wrong(await kept_plans(database)) == {}
+
+
+@pytest.mark.parametrize(("finished", "pending", "running"), [(1000, 0, 0), (0, 1000, 0), (0, 0, 1000)])
+async def test_every_kept_plan_goes_by_index_from_the_number_on_where_plans_are_kept(
+    database: str, finished: int, pending: int, running: int
+) -> None:
+    await fill(database, finished, pending, running)
+    assert await enough(database)
+    assert wrong(await kept_plans(database)) == {}
+
+
+@pytest.mark.parametrize("told", ["ANALYZE", "VACUUM", "VACUUM ANALYZE"])
+async def test_no_plan_is_kept_of_when_there_was_next_to_nothing(database: str, told: str) -> None:
+    await fill(database, 0, 100, 0, analyze=False)
+    connection = await asyncpg.connect(database)
+    assert await enough(database)
+    await connection.execute(told)
+    assert not await enough(database)
+    await connection.execute("DELETE FROM perdure_jobs")
+    await connection.execute(told)
+    await connection.close()
+    assert not await enough(database)
+
+
+async def enough(url: str) -> bool:
+    connection = await asyncpg.connect(url)
+    believed = await connection.fetchval(QUERIES["enough"])
+    await connection.close()
+    return bool(believed)
+
+
+async def test_a_plan_that_was_made_on_an_empty_table_reads_as_little_of_a_full_one(database: str) -> None:
+    connection = await asyncpg.connect(database, server_settings=LASTING)
+    await equip(connection)
+    claim, look = [await connection.prepare(HOT[name][0]) for name in ("claim", "get")]
+    await claim.fetch("w", ["work"], 10, timedelta(minutes=1), [], [])
+    await look.fetch(IDS[:1])
+    await fill(database, 20_000, 20_000, 5000, analyze=False)
+    taken = await claim.fetch("w", ["work"], 10, timedelta(minutes=1), [], [])
+    found = await look.fetch([row["id"] for row in taken])
+    read = {
+        statement: await blocks(connection, f"EXECUTE {statement.get_name()} ({values})")
+        for statement, values in (
+            (claim, "'w', '{work}', 10, '1 min', '{}', '{}'"),
+            (look, f"ARRAY ['{taken[0]['id']}'::uuid]"),
+        )
+    }
+    await connection.close()
+    assert len(taken) == len(found) == 10
+    assert read[claim] < 500
+    assert read[look] < 20
+
+
+async def blocks(connection: asyncpg.Connection[asyncpg.Record], statement: str) -> int:
+    """How many pages it reads or writes."""
+    text = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}")
+    plan = json.loads(text)[0]["Plan"]
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
+@pytest.mark.parametrize(("size", "counted", "kept"), [(1, False, 0), (3, False, 10), (3, True, 0)])
+async def test_a_third_of_the_connections_keep_plans(
+    database: str, size: int, counted: bool, kept: int
+) -> None:
+    if counted:
+        await fill(database, 1, 0, 0)
+    store_database = PostgresDatabase(f"{database}?pool_size={size}&hints=off")
     store = PostgresJobStore(store_database)
     for _ in range(10):
         await store.claim("w", ["work"], 10, timedelta(minutes=1))
-    made = "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE $1"
-    rows = await store_database.run(lambda connection: connection.fetch(made, "%SKIP LOCKED%"))
+        await store.expired(10)
+    made = "SELECT statement, generic_plans, custom_plans FROM pg_prepared_statements"
+    rows = [
+        row
+        for lasting in {False, store_database.keeps_plans}
+        for row in await store_database.run(lambda connection: connection.fetch(made), lasting=lasting)
+    ]
     await store.close()
-    assert [(row["generic_plans"], row["custom_plans"]) for row in rows] == [(0, 10)]
+    used = {row["statement"]: (row["generic_plans"], row["custom_plans"]) for row in rows}
+    assert used[QUERIES["claim"]] == (kept, 10 - kept)
+    assert used[QUERIES["expired"]] == (0, 10)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import asyncpg
+from asyncpg.prepared_stmt import PreparedStatement
 
 
 async def scans(
@@ -17,6 +18,19 @@ async def scans(
 ) -> set[str]:
     """Every index that the plan goes by, and every one of the tables, or index, that it reads from end to end."""
     plan = json.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement}", *values))
+    return _scans(plan[0]["Plan"], tables)
+
+
+async def kept_scans(
+    connection: asyncpg.Connection[asyncpg.Record],
+    statement: PreparedStatement[asyncpg.Record],
+    tables: Collection[str],
+) -> set[str]:
+    """As `scans`, by the plan that the connection keeps for a statement of its own; made now unless it is there."""
+    values = ", ".join(["NULL"] * len(statement.get_parameters()))
+    plan = json.loads(
+        await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE {statement.get_name()} ({values})")
+    )
     return _scans(plan[0]["Plan"], tables)
 
 

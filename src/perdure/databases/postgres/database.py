@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
@@ -31,6 +31,9 @@ ATTEMPTS: Final = 8
 CLOSE_SECONDS: Final = 5.0
 """How long statements under way are waited for."""
 
+AT_HAND_SECONDS: Final = 30.0
+"""How long a free connection stays out of the pool at most, where it would be closed after a while."""
+
 LONGEST_SECONDS: Final = 24 * 3600.0
 """How long a statement may take that runs alone."""
 
@@ -45,12 +48,19 @@ SESSION: Final = {
     "ivfflat.iterative_scan": "relaxed_order",
 }
 
+LASTING: Final = SESSION | {
+    # For statements whose plan is the same at every size: planned once, by index and row by row, however little there is.
+    "plan_cache_mode": "force_generic_plan",
+    **dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "enable_material"), "off"),
+}
+"""What connections have whose plans are kept."""
+
 
 class Options(Record):
     """What a store's URL may say beyond what PostgreSQL knows, as ``?name=value``.
 
     Attributes:
-        pool_size: connections at most (beside one that listens).
+        pool_size: connections at most (beside one that listens); a third of them keep their plans, see `LASTING`.
         pooler: `transaction`, where a pooler stands between that gives each transaction another connection: nothing
             is then kept on a connection, and nobody listens. `none`: directly, or a pooler by session.
         hints: `on` or `off`: whether changes are announced by NOTIFY.
@@ -85,12 +95,19 @@ class PostgresDatabase:
     def __init__(self, url: str) -> None:
         self._url, self.options = _split(url)
         self.address = _address(self._url)
-        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        lasting = self.options.pool_size // 3 if self.options.pooler == "none" else 0
+        self._lanes = {
+            False: _Lane(self.options.pool_size - lasting, SESSION),
+            **({True: _Lane(lasting, LASTING)} if lasting else {}),
+        }
         self._opening = asyncio.Lock()
-        # The pool by itself lets newcomers overtake those who wait, some of them for seconds.
-        self._turns = asyncio.Semaphore(self.options.pool_size)
         self._listening: Listening | None = None
         self._holders: set[object] = set()
+
+    @property
+    def keeps_plans(self) -> bool:
+        """Whether there are connections that do."""
+        return True in self._lanes
 
     def hold(self, holder: object) -> None:
         """Note that `holder` uses this database until it releases it."""
@@ -105,15 +122,16 @@ class PostgresDatabase:
             return
         if self._listening is not None:
             await self._listening.close()
-        if self._pool is not None:
-            pool, self._pool = self._pool, None
-            try:
-                await asyncio.wait_for(pool.close(), CLOSE_SECONDS)
-            except (TimeoutError, OSError, asyncpg.InterfaceError, asyncpg.PostgresError):
-                pool.terminate()
+        await asyncio.gather(*(lane.close() for lane in self._lanes.values()))
 
-    async def run(self, work: Callable[[Connection], Awaitable[T]], *, atomic: bool = False) -> T:
-        """Run `work` on a connection; `atomic`: inside a transaction. It may be run again where it was undone.
+    async def run(
+        self, work: Callable[[Connection], Awaitable[T]], *, atomic: bool = False, lasting: bool = False
+    ) -> T:
+        """Run `work` on a connection. It may be run again where it was undone.
+
+        Args:
+            atomic: inside a transaction.
+            lasting: its statements have one plan for all sizes, which may be kept where a connection that does is free.
 
         Raises:
             PerdureError: what PostgreSQL says, in our words.
@@ -121,27 +139,31 @@ class PostgresDatabase:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with translated(self.address):
-                    return await self._run(work, atomic=atomic or self.options.pooler != "none")
+                    return await self._run(work, atomic or self.options.pooler != "none", lasting)
             except Collision:
                 if attempt == ATTEMPTS:
                     raise
             await asyncio.sleep(random.uniform(0, 0.005 * 2**attempt))  # noqa: S311  # jitter, not a secret
         raise AssertionError("the last attempt returns or raises")
 
-    async def _run(self, work: Callable[[Connection], Awaitable[T]], *, atomic: bool) -> T:
-        pool = await self._open()
-        # Without a timeout of its own, which would cost a task: whoever holds a connection has one.
-        async with self._turns, pool.acquire() as connection:
+    async def _run(self, work: Callable[[Connection], Awaitable[T]], atomic: bool, lasting: bool) -> T:
+        lane = self._lane(lasting)
+        pool = lane.pool or await self._open(lane)
+        async with lane.turns:
+            connection = await lane.take(pool)
             try:
-                if not atomic:
-                    return await work(connection)
-                async with connection.transaction():
-                    return await work(connection)
-            except (
-                asyncpg.InternalClientError
-            ):  # the server died while asyncpg was busy: no use for it any more
-                connection.terminate()
+                if atomic:
+                    async with connection.transaction():
+                        result = await work(connection)
+                else:
+                    result = await work(connection)
+            except BaseException as error:
+                if isinstance(error, asyncpg.InternalClientError):
+                    connection.terminate()  # the server died while asyncpg was busy: no use for it any more
+                await pool.release(connection)
                 raise
+            await lane.put(pool, connection)
+            return result
 
     async def run_alone(self, statements: Sequence[str]) -> None:
         """Run statements that may take hours and bear no transaction, on a connection of their own.
@@ -169,38 +191,105 @@ class PostgresDatabase:
             self._listening = Listening(self.address, self._connect)
         return self._listening.listen(holder, channel)
 
-    async def _open(self) -> asyncpg.Pool[asyncpg.Record]:
+    def _lane(self, lasting: bool) -> _Lane:
+        others, keepers = self._lanes[False], self._lanes.get(lasting)
+        if keepers is None or (keepers.turns.locked() and not others.turns.locked()):
+            return others
+        return keepers
+
+    async def _open(self, lane: _Lane) -> asyncpg.Pool[asyncpg.Record]:
         if not self._holders:
             raise StoreUnavailable(f"{self.address} was closed; open it again")
-        if self._pool is not None:
-            return self._pool
         async with self._opening:
-            if self._pool is None:
-                self._pool = await asyncpg.create_pool(
+            if lane.pool is None:
+                lane.pool = await asyncpg.create_pool(
                     self._url,
                     min_size=0,
-                    max_size=self.options.pool_size,
+                    max_size=lane.size,
                     init=equip,
                     reset=_leave,
-                    **self._connection_options(),
+                    **self._connection_options(None, lane.session),
                 )
-        return self._pool
+        return lane.pool
 
     async def _connect(
         self, timeout: float | None = None, **settings: str
     ) -> asyncpg.Connection[asyncpg.Record]:
-        return await asyncpg.connect(self._url, **self._connection_options(timeout, **settings))
+        return await asyncpg.connect(self._url, **self._connection_options(timeout, SESSION | settings))
 
-    def _connection_options(self, timeout: float | None = None, **settings: str) -> dict[str, Any]:
+    def _connection_options(self, timeout: float | None, session: Mapping[str, str]) -> dict[str, Any]:
         direct = self.options.pooler == "none"
         looks = {"hnsw.ef_search": str(self.options.ef_search), "ivfflat.probes": str(self.options.probes)}
-        settings |= {**SESSION, **looks}
+        settings = {**session, **looks}
         return {
             "timeout": self.options.timeout,
             "command_timeout": timeout or self.options.timeout,
             "server_settings": settings if direct else {},
             **({} if direct else {"statement_cache_size": 0}),
         }
+
+
+class _Lane:
+    """Connections that have the same settings: at most `size`, made when they are needed.
+
+    Those that are free are at hand here for a while before they go back to the pool, whose ways in and out take
+    as long as a small statement.
+    """
+
+    def __init__(self, size: int, session: Mapping[str, str]) -> None:
+        self.size, self.session = size, session
+        # The pool by itself lets newcomers overtake those who wait, some of them for seconds.
+        self.turns = asyncio.Semaphore(size)
+        self.pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._at_hand: list[PoolConnectionProxy[asyncpg.Record]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._leaving: asyncio.Task[None] | None = None
+
+    async def take(self, pool: asyncpg.Pool[asyncpg.Record]) -> PoolConnectionProxy[asyncpg.Record]:
+        """A connection; needs a turn."""
+        while self._at_hand:
+            connection = self._at_hand.pop()
+            with suppress(asyncpg.InterfaceError):  # which says that it broke, and went back by itself
+                if not connection.is_closed():
+                    return connection
+            await pool.release(connection)
+        # Without a timeout of its own, which would cost a task: whoever holds a connection has one.
+        return await pool.acquire()
+
+    async def put(
+        self, pool: asyncpg.Pool[asyncpg.Record], connection: PoolConnectionProxy[asyncpg.Record]
+    ) -> None:
+        """Give it back in good order."""
+        if self.pool is not pool:  # closed meanwhile
+            await pool.release(connection)
+            return
+        self._at_hand.append(connection)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(AT_HAND_SECONDS, self._tidy, pool)
+
+    def _tidy(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+        self._timer = None
+        self._leaving = asyncio.create_task(self._release(pool))
+
+    async def _release(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+        free, self._at_hand = self._at_hand, []
+        for connection in free:
+            await pool.release(connection)
+
+    async def close(self) -> None:
+        """Wait a little for statements under way."""
+        pool, self.pool = self.pool, None
+        if pool is None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._release(pool)
+                await pool.close()
+        except (TimeoutError, OSError, asyncpg.InterfaceError, asyncpg.PostgresError):
+            pool.terminate()
 
 
 async def _leave(connection: asyncpg.Connection[asyncpg.Record]) -> None:

@@ -33,10 +33,9 @@ class Adder:
         Raises:
             asyncpg.UniqueViolationError: one is.
         """
-        await connection.copy_records_to_table(
-            "perdure_jobs", records=list(map(row_of, jobs)), columns=COLUMNS
-        )
-        counts = Counter((job.tenant, job.kind, job.state.value) for job in jobs)
+        # Made as they are sent, while the server takes in those before.
+        await connection.copy_records_to_table("perdure_jobs", records=map(row_of, jobs), columns=COLUMNS)
+        counts = Counter((job.tenant, job.kind, job.state) for job in jobs)
         rows = [(*lane, number) for lane, number in counts.items()]
         await connection.execute(self._queries["count_copied"], *_turned(rows))
 

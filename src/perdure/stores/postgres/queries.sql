@@ -21,6 +21,10 @@ payload::text, labels::text, run::text
 -- name: now
 SELECT clock_timestamp()
 
+-- name: enough
+-- See keeping.py. Below nought: nobody has counted yet, and a few pages are reckoned with.
+SELECT reltuples < 0 OR reltuples >= 1000 FROM pg_class WHERE oid = 'perdure_jobs'::regclass
+
 -- name: insert_one
 WITH added AS (
     INSERT INTO perdure_jobs ({columns})
@@ -327,7 +331,7 @@ RETURNING job.id, tenant
 
 -- name: apply
 -- The answer is the place of those whose guard holds. Whoever waits for a row compares its newest version. Rows are
--- taken by id, and counts are only inserted: nobody waits in a circle.
+-- taken by id, and counts are only inserted: nobody waits in a circle. What a worker writes was running before.
 WITH given AS MATERIALIZED (
     SELECT * FROM unnest(
         (SELECT $1::uuid[]), (SELECT $2::integer[]), (SELECT $3::integer[]), (SELECT $4::text[]), (SELECT $5::text[]),
@@ -354,7 +358,8 @@ WITH given AS MATERIALIZED (
     WHERE job.id = given.id
       AND CASE WHEN given.version IS NULL THEN job.state = 'running' AND job.epoch = given.epoch
                ELSE job.version = given.version END
-    RETURNING job.id, job.tenant, job.kind, job.version, job.state, state_before, entry_id, entry, place
+    RETURNING job.id, job.tenant, job.kind, job.version, job.state,
+              coalesce(state_before, 'running') AS state_before, entry_id, entry, place
 ), told AS (
     INSERT INTO perdure_history SELECT id, version, entry_id, entry::json FROM moved WHERE entry_id IS NOT NULL
 ), counted AS (

@@ -60,7 +60,7 @@ def row_of(job: Job) -> Row:
     # One flat tuple: put together from parts it takes a quarter longer, and bulk adds feel it.
     # fmt: off
     return (
-        job.id, job.tenant, job.kind, job.state.value, job.due_at, job.created_at, job.updated_at,
+        job.id, job.tenant, job.kind, job.state, job.due_at, job.created_at, job.updated_at,
         job.priority, job.epoch, job.version, job.attempt, job.max_attempts, job.rescues, job.max_rescues,
         job.worker, job.idempotency_key, job.user_id, job.document_id, job.created_by, job.ttl,
         job.started_at, job.completed_at, _text(job.payload), _text(job.labels or None), _run_of(job),
@@ -116,15 +116,15 @@ def claimed_job_of(row: asyncpg.Record, worker: str, now: datetime, lease: timed
 
 
 def moves_as_columns(moves: Sequence[Transition]) -> list[list[Any]]:
-    """The parameters of the statement `apply`: a list for each column."""
+    """The parameters of the statement `apply`: a list for each column, empty where it would hold nothing."""
     jobs = [move.after for move in moves]
     entries = [move.entry for move in moves]
     columns: list[list[Any]] = [
         [job.id for job in jobs],
         [move.epoch for move in moves],
         [move.version for move in moves],
-        [move.before.value for move in moves],
-        [job.state.value for job in jobs],
+        [None if move.version is None else move.before for move in moves],
+        [job.state for job in jobs],
         [job.due_at for job in jobs],
         [job.updated_at for job in jobs],
         [job.completed_at for job in jobs],
@@ -134,18 +134,17 @@ def moves_as_columns(moves: Sequence[Transition]) -> list[list[Any]]:
         [None if entry is None else entry.id for entry in entries],
         [_text(entry) for entry in entries],
     ]
-    if all(
-        move.version is None for move in moves
-    ):  # a worker's, which must not write what may be edited meanwhile
-        return columns + [[]] * 5
-    return [
-        *columns,
-        [job.priority for job in jobs],
-        [_text(job.labels or None) for job in jobs],
-        [job.max_attempts for job in jobs],
-        [job.max_rescues for job in jobs],
-        [job.ttl for job in jobs],
-    ]
+    if any(move.version is not None for move in moves):
+        columns += [
+            [job.priority for job in jobs],
+            [_text(job.labels or None) for job in jobs],
+            [job.max_attempts for job in jobs],
+            [job.max_rescues for job in jobs],
+            [job.ttl for job in jobs],
+        ]
+    else:  # a worker's, which must not write what may be edited meanwhile
+        columns += [[]] * 5
+    return [[] if column.count(None) == len(column) else column for column in columns]
 
 
 def _run_of(job: Job) -> str | None:

@@ -29,6 +29,7 @@ from perdure.stores.postgres.claiming import ClaimOnTerms
 from perdure.stores.postgres.floor import FIRST, Floor, Mark, with_floor
 from perdure.stores.postgres.gathering import Gathering
 from perdure.stores.postgres.joining import Joining
+from perdure.stores.postgres.keeping import Keeping
 from perdure.stores.postgres.rows import STATES, claimed_job_of, decode_entry, job_of, moves_as_columns
 from perdure.stores.postgres.values import PostgresValues, log
 
@@ -71,6 +72,7 @@ class PostgresJobStore:
         self._aftermath = Aftermath(database, self._queries["fold"], announce=self._hints)
         self.values = PostgresValues(self._fetch)
         self._gathering = Gathering(self._look)
+        self._keeping = Keeping(lambda: self._fetch("enough"))
         self._on_terms = ClaimOnTerms(self._queries)
         self._claim_from = with_floor(self._queries["claim"])
         self._floors: dict[tuple[str, ...], Floor] = {}
@@ -141,7 +143,7 @@ class PostgresJobStore:
 
     async def _add_one(self, database: PostgresDatabase, job: Job) -> list[Job]:
         notice = self._aftermath.ride(job)
-        if not await database.run(lambda connection: self._adder.one(connection, job, notice)):
+        if not await database.run(lambda connection: self._adder.one(connection, job, notice), lasting=True):
             return await self._add_any(database, [job])
         self._aftermath.tell(names([job] if notice is None else []))
         return [job]
@@ -183,12 +185,12 @@ class PostgresJobStore:
         rungs = [-priority for priority in turns]
         values = [worker, kinds, limit, lease, rungs, list(turns.values())]
         floor = self._floors.get(kinds) or self._floors.setdefault(kinds, Floor(kinds, self._fetch))
-        begun = time.monotonic()
+        lasting, begun = await self._lasting(), time.monotonic()
         since = floor.since
         if since is None:
-            rows = await self._fetch("claim", *values)
+            rows = await self._fetch("claim", *values, lasting=lasting)
         else:
-            rows = await self._select((self._claim_from, [*values, since]))
+            rows = await self._select((self._claim_from, [*values, since]), lasting=lasting)
         head = rows[0]["head"] if rows and since is not None else None
         floor.note(time.monotonic() - begun, head)
         if not rows:
@@ -202,7 +204,10 @@ class PostgresJobStore:
         """See `JobStore.extend`."""
         if not epochs:
             return set()
-        rows = await self._fetch("extend", worker, list(epochs), list(epochs.values()), lease)
+        lasting = await self._lasting()
+        rows = await self._fetch(
+            "extend", worker, list(epochs), list(epochs.values()), lease, lasting=lasting
+        )
         tenants = {str(row["id"]): row["tenant"] for row in rows}
         self._aftermath.tell((tenant, job_id) for job_id, tenant in tenants.items())
         return epochs.keys() - tenants.keys()
@@ -214,26 +219,27 @@ class PostgresJobStore:
         async def work(connection: Connection) -> set[int]:
             stand: set[int] = set()
             for places in rounds:
-                moves = [transitions[place] for place in places]
-                stand |= {places[number] for number in await self._apply(connection, moves)}
+                moves = moves_as_columns([transitions[place] for place in places])
+                [row] = await connection.fetch(self._queries["apply"], *moves)
+                stand |= {places[place - 1] for place in row["places"] or ()}
             return stand
 
-        stand = await self._here().run(work, atomic=len(rounds) > 1)
+        stand = await self._here().run(work, atomic=len(rounds) > 1, lasting=await self._lasting())
+        stand |= await self._written_before(transitions, stand)
         self._aftermath.tell(names(transitions[place].after for place in stand))
         return [place in stand for place in range(len(transitions))]
 
-    async def _apply(self, connection: Connection, moves: list[Transition]) -> set[int]:
-        """Write transitions of different jobs; the places of those that stand."""
-        [row] = await connection.fetch(self._queries["apply"], *moves_as_columns(moves))
-        stand = {place - 1 for place in row["places"] or ()}
-        refused = [place for place in range(len(moves)) if place not in stand]
-        told = [(place, entry) for place in refused if (entry := moves[place].entry) is not None]
-        if told:
-            # Asked in a statement of its own, which sees what was committed while the first one waited for a lock.
-            job_ids, entry_ids = [moves[place].after.id for place, _ in told], [entry.id for _, entry in told]
-            before = await connection.fetch(self._queries["written_before"], job_ids, entry_ids)
-            stand |= {told[row["place"] - 1][0] for row in before}
-        return stand
+    async def _written_before(self, transitions: Sequence[Transition], stand: set[int]) -> set[int]:
+        """Places of those refused that had gone through before. Asked later, for one may have waited for another's lock."""
+        told = [
+            (place, move.after.id, move.entry.id)
+            for place, move in enumerate(transitions)
+            if place not in stand and move.entry is not None
+        ]
+        if not told:
+            return set()
+        places, job_ids, entry_ids = zip(*told, strict=True)
+        return {places[row["place"] - 1] for row in await self._fetch("written_before", job_ids, entry_ids)}
 
     async def delete(self, tenant: str, job_id: str) -> bool:
         """See `JobStore.delete`."""
@@ -266,7 +272,8 @@ class PostgresJobStore:
         return job if job is not None and job.tenant == tenant else None
 
     async def _look(self, job_ids: Sequence[str]) -> dict[str, Job]:
-        return {job.id: job for job in map(job_of, await self._fetch("get", job_ids))}
+        rows = await self._fetch("get", job_ids, lasting=await self._lasting())
+        return {job.id: job for job in map(job_of, rows)}
 
     async def find(self, query: JobFilter, limit: int, after: str | None = None) -> list[Job]:
         """See `JobStore.find`."""
@@ -322,12 +329,16 @@ class PostgresJobStore:
             raise StoreUnavailable(f"the job store in {self._database.address} was closed; open it again")
         return self._database
 
-    async def _fetch(self, name: str, *values: object) -> list[asyncpg.Record]:
-        return await self._select((self._queries[name], values))
+    async def _lasting(self) -> bool:
+        """Whether a plan that reads jobs may be kept."""
+        return self._here().keeps_plans and await self._keeping.allowed()
 
-    async def _select(self, statement: finding.Statement) -> list[asyncpg.Record]:
+    async def _fetch(self, name: str, *values: object, lasting: bool = False) -> list[asyncpg.Record]:
+        return await self._select((self._queries[name], values), lasting=lasting)
+
+    async def _select(self, statement: finding.Statement, *, lasting: bool = False) -> list[asyncpg.Record]:
         text, values = statement
-        return await self._here().run(lambda connection: connection.fetch(text, *values))
+        return await self._here().run(lambda connection: connection.fetch(text, *values), lasting=lasting)
 
 
 def _rounds(transitions: Sequence[Transition]) -> list[list[int]]:
