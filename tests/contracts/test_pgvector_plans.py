@@ -27,7 +27,7 @@ from perdure.testing.vector_store.base import (
     published,
     searched,
 )
-from perdure.vectors.pgvector import PgvectorStore
+from perdure.vectors.pgvector import PgvectorStore, indexes
 from tests.servers.postgres import vector_schema
 from tests.servers.postgres_plans import scans
 
@@ -62,8 +62,9 @@ UPDATE perdure_vector_namespaces n SET (documents, chunks) =
 
 
 @pytest_asyncio.fixture
-async def vectors(postgres_url: str) -> AsyncIterator[PgvectorStore]:
-    """On one connection, to which a test can listen."""
+async def vectors(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PgvectorStore]:
+    """On one connection, to which a test can listen; how well an index was built changes no plan."""
+    monkeypatch.setattr(indexes, "HNSW", "m = 32, ef_construction = 64")
     async with vector_schema(postgres_url) as url:
         store = PgvectorStore(f"{url}&pool_size=1&index=off")
         await store.setup()

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import psutil
 import pytest
 
 NOBODY = 65534
@@ -89,8 +90,13 @@ class PostgresServer:
         return self._process.pid
 
     def kill(self) -> None:
-        """End it as a power cut would: no clean-up, no checkpoint."""
+        """End it as a power cut would: no clean-up, no checkpoint, and no backend that still answers."""
+        backends = psutil.Process(self.pid).children()
         self._end(signal.SIGKILL)
+        for backend in backends:
+            with suppress(psutil.NoSuchProcess):
+                backend.kill()
+        psutil.wait_procs(backends, PATIENCE)
 
     def stop(self) -> None:
         """End it, dropping all connections."""

@@ -160,7 +160,7 @@ class PostgresDatabase:
             except BaseException as error:
                 if isinstance(error, asyncpg.InternalClientError):
                     connection.terminate()  # the server died while asyncpg was busy: no use for it any more
-                await pool.release(connection)
+                await _return(pool, connection)
                 raise
             await lane.put(pool, connection)
             return result
@@ -252,7 +252,7 @@ class _Lane:
             with suppress(asyncpg.InterfaceError):  # which says that it broke, and went back by itself
                 if not connection.is_closed():
                     return connection
-            await pool.release(connection)
+            await _return(pool, connection)
         # Without a timeout of its own, which would cost a task: whoever holds a connection has one.
         return await pool.acquire()
 
@@ -261,7 +261,7 @@ class _Lane:
     ) -> None:
         """Give it back in good order."""
         if self.pool is not pool:  # closed meanwhile
-            await pool.release(connection)
+            await _return(pool, connection)
             return
         self._at_hand.append(connection)
         if self._timer is None:
@@ -274,7 +274,7 @@ class _Lane:
     async def _release(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
         free, self._at_hand = self._at_hand, []
         for connection in free:
-            await pool.release(connection)
+            await _return(pool, connection)
 
     async def close(self) -> None:
         """Wait a little for statements under way."""
@@ -290,6 +290,13 @@ class _Lane:
                 await pool.close()
         except (TimeoutError, OSError, asyncpg.InterfaceError, asyncpg.PostgresError):
             pool.terminate()
+
+
+async def _return(
+    pool: asyncpg.Pool[asyncpg.Record], connection: PoolConnectionProxy[asyncpg.Record]
+) -> None:
+    with suppress(asyncpg.InternalClientError):  # which says that it broke just now, and went back by itself
+        await pool.release(connection)
 
 
 async def _leave(connection: asyncpg.Connection[asyncpg.Record]) -> None:
