@@ -178,7 +178,7 @@ class Bench:
                 await asyncio.sleep(0.1)
         after = await self.quiet()
         report.told, report.parked = after.upserts + after.deletes, after.parked
-        report.wrong += [f"parked: {poison.reason}" for poison in await feeds_of(self.app).parked(NAME)]
+        report.wrong += [f"parked: {poison.reason}" for poison in await feeds_of(self.app).parked(NAME, 10)]
         once = before.upserts + 1, before.deletes
         if report.feed not in COMES_AGAIN and (after.upserts, after.deletes) != once:
             report.wrong.append(f"a new reader was told again what was done: {before} {after}")

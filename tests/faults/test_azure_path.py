@@ -139,7 +139,7 @@ async def walk(app: App, container: ContainerProxy, processes: Processes, bus: S
 
     async def found() -> bool:
         hits = await app.search("text", tenant="acme", namespace="shards", limit=50)
-        parked = await feeds_of(app).parked("jobs")
+        parked = await feeds_of(app).parked("jobs", 10)
         return bool(parked) and sorted(hit.chunk_text for hit in hits) == [
             "Text 0 after the death of the bridge.",
             *(f"Text {number}." for number in range(2, 7)),

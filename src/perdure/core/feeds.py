@@ -87,8 +87,8 @@ class Feeds:
             found += [msgspec.convert(value.value, FeedStatus) for value in page]
         return found
 
-    async def parked(self, name: str, limit: int = PAGE, after: str = "") -> list[Poison]:
-        """Events of a feed that could not be carried out, by id; only ids greater than `after`."""
+    async def parked(self, name: str, limit: int, after: str = "") -> list[Poison]:
+        """Up to `limit` events of a feed that could not be carried out, by id; only ids greater than `after`."""
         return [
             msgspec.convert(value.value, Poison)
             for value in await self.values.scan(_parking(name), limit, after)

@@ -117,13 +117,13 @@ async def test_poison_is_parked_with_its_reason_and_can_be_replayed(app: App) ->
     feeds = feeds_of(app)
 
     async def both() -> bool:
-        return len(await feeds.parked("f")) == 2
+        return len(await feeds.parked("f", 10)) == 2
 
     await until(both)
     runner.stop()
     await task
     assert await jobs_of(app) == [("a", 1)]
-    by_id = {poison.id: poison for poison in await feeds.parked("f")}
+    by_id = {poison.id: poison for poison in await feeds.parked("f", 10)}
     assert by_id.pop("x").reason == "no JSON"
     (parked,) = by_id.values()
     assert "neither" in parked.reason
@@ -138,7 +138,7 @@ async def test_poison_is_parked_with_its_reason_and_can_be_replayed(app: App) ->
         return []
 
     await feeds.replay("f", parked.id, repaired)
-    assert [poison.id for poison in await feeds.parked("f")] == ["x"]
+    assert [poison.id for poison in await feeds.parked("f", 10)] == ["x"]
 
 
 async def nothing() -> None:

@@ -146,7 +146,9 @@ async def status(call: Call) -> None:
 
 @command("perdure feed parked inbox --json | jq -r .id", group=feed)
 @click.argument("name")
-async def parked(call: Call, name: str) -> None:
+@click.option("--limit", "-l", type=click.IntRange(1, 1000), default=100, show_default=True)
+@click.option("--after", metavar="EVENT", default="", help="Only events after this one.")
+async def parked(call: Call, name: str, limit: int, after: str) -> None:
     """List the events of a feed that could not be carried out, with the reasons.
 
     With --json each is a line.
@@ -154,13 +156,16 @@ async def parked(call: Call, name: str) -> None:
     from perdure.feeding import feeds_of
 
     async with call.open() as app:
-        found = await feeds_of(app).parked(name)
+        found = await feeds_of(app).parked(name, limit + 1, after)
+    page = found[:limit]
     rows = table("EVENT", "REASON", "WHAT CAME", wrap=["REASON", "WHAT CAME"])
-    for one in found:
+    for one in page:
         rows.add_row(printable(one.id), printable(one.reason), printable(one.event))
-    call.show_each(found, *[rows] * bool(found))
-    if not found and not call.json:
-        say(f"feed {name} has no parked events")
+    call.show_each(page, *[rows] * bool(page))
+    if not page and not call.json:
+        say(f"feed {name} has no {'more ' * bool(after)}parked events")
+    if len(found) > limit:
+        say(f"there are more: --after {page[-1].id}")
 
 
 @command("perdure feed replay inbox EVENT", group=feed)
