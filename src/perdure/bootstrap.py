@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import quote, unquote, urlsplit
 
+import msgspec
+
 from perdure.core.cache import CachedJobStore
 from perdure.core.jobs import JobService as JobService  # noqa: PLC0414 - the command line names its type
 from perdure.core.webhooks import Webhooks as Webhooks  # noqa: PLC0414
@@ -159,6 +161,25 @@ def build(settings: Settings) -> Parts:
         blobs=_make(BLOB_STORES[scheme_of(blobs_url)], blobs_url, shared),
         cache=_make(CACHES[scheme_of(blobs_url)], blobs_url, shared) if cached else None,
     )
+
+
+async def init(settings: Settings) -> None:
+    """Make the stores that the settings name, or bring them up to date, also where a URL says ``migrate=off``.
+
+    Raises:
+        InvalidInput: as `build`.
+    """
+    urls = {name: getattr(settings, name) for name in ("store", "vectors", "blobs")}
+    told = {
+        name: f"{url}{'&' if '?' in url else '?'}migrate=on"
+        for name, url in urls.items()
+        if url and scheme_of(url) in _POSTGRES
+    }
+    parts = build(msgspec.structs.replace(settings, **told))
+    try:
+        await parts.setup()
+    finally:
+        await parts.close()
 
 
 def blob_store(url: str) -> BlobStore | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import traceback
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -11,6 +12,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+import perdure
 from perdure.databases.postgres import PostgresDatabase
 from perdure.databases.postgres.errors import translate
 from perdure.domain.errors import InvalidInput, SchemaMismatch, StoreCorrupt, StoreError, StoreUnavailable
@@ -73,6 +75,14 @@ class TestSchema:
         assert "no Perdure tables" in str(error)
         assert "perdure store init" in str(error)
 
+    async def test_the_command_that_it_says_to_run_makes_the_tables_by_the_same_url(self, url: str) -> None:
+        locked = f"{url}?migrate=off"
+        command = [sys.executable, "-m", "perdure", "store", "init", "--store", locked]
+        done = await asyncio.create_subprocess_exec(*command)
+        assert await done.wait() == 0
+        async with perdure.open(locked, worker=False) as app:
+            assert await app.health() == {"store": "ok", "vectors": "ok"}
+
     async def test_a_newer_schema_is_left_alone(self, url: str) -> None:
         store = PostgresJobStore(PostgresDatabase(url))
         await store.setup()
@@ -113,7 +123,7 @@ class TestSchema:
         error = await refusal(f"{url}?migrate=off")
         assert isinstance(error, SchemaMismatch)
         assert "has schema 0000, this Perdure needs" in str(error)
-        assert "perdure store init` with a URL without migrate=off" in str(error)
+        assert "run `perdure store init` as a user that may change tables" in str(error)
         await store.close()
 
     async def test_tables_that_are_not_ours_are_left_alone(self, url: str) -> None:

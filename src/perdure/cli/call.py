@@ -73,7 +73,7 @@ class Call:
             return cast("App", self._remote())
         import perdure
 
-        return perdure.open(settings=self._checked(create=create, **overrides), worker=False)
+        return perdure.open(settings=self.checked(create=create, **overrides), worker=False)
 
     def open_jobs(self) -> AbstractAsyncContextManager[JobService]:
         """The jobs of this call's store alone; a context manager. Raises what `open` does."""
@@ -81,7 +81,7 @@ class Call:
             return cast("AbstractAsyncContextManager[JobService]", self._remote())
         from perdure import bootstrap
 
-        return bootstrap.job_service(self._checked(create=False))
+        return bootstrap.job_service(self.checked(create=False))
 
     def _remote(self) -> Remote:
         from perdure.cli.remote import Remote
@@ -94,7 +94,8 @@ class Call:
         tenant = None if self.tenant == "default" else validation.name(self.tenant, "tenant")
         return Remote(self.server, self.key, tenant, self.actor)
 
-    def _checked(self, *, create: bool, **overrides: Any) -> Settings:
+    def checked(self, *, create: bool, **overrides: Any) -> Settings:
+        """The settings that `open` opens with. Raises what it does."""
         from perdure.domain import validation
 
         output.show_log()

@@ -27,10 +27,14 @@ def store() -> None:
 async def init(call: Call) -> None:
     """Make the store, or bring it up to date.
 
-    Safe to repeat, and from many machines at once. Every other command that writes does it too.
+    Safe to repeat, and from many machines at once. Every other command that writes does it too, unless the URL of a
+    PostgreSQL database says migrate=off.
     """
-    async with call.open(create=True) as app:
-        url = app.settings.store
+    from perdure import bootstrap
+
+    settings = call.checked(create=True)
+    await bootstrap.init(settings)
+    url = settings.store
     call.show({"store": url, "ready": True}, f"{url} is ready")
 
 

@@ -118,7 +118,7 @@ async def prepare(database: PostgresDatabase, schema: Schema, *, change: bool) -
         if not change:
             raise SchemaMismatch(
                 f"{database.address} has {found}, this Perdure needs {schema.head}: run `perdure store init` "
-                "with a URL without migrate=off, as a user that may change tables"
+                "as a user that may change tables"
             )
         found = await _upgrade(database, schema)
     if (found.compatible_from or schema.head) > schema.head:
