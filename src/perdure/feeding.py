@@ -204,4 +204,4 @@ def _version(job: Job) -> int:
 
 def _key(change: Change) -> str:
     """The same for the same state of the same document."""
-    return "feed:" + uuid5(*change.document, str(change.action), str(change.version), change.etag)
+    return ingestion.FED + uuid5(*change.document, str(change.action), str(change.version), change.etag)

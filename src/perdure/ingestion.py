@@ -23,6 +23,7 @@ from perdure.domain.errors import (
     DocumentUnreadable,
     InvalidInput,
     NotFound,
+    RetryAfter,
     StaleWrite,
 )
 from perdure.domain.ids import uuid5
@@ -41,6 +42,10 @@ KIND: Final = "vectorize"
 RETRY: Final = RetryPolicy(max_attempts=5)
 INLINE_BYTES: Final = 64_000
 """Text up to this size travels in the job's payload, larger content in a blob."""
+FED: Final = "feed:"
+"""How the idempotency keys of what feeds submit begin."""
+PATIENCE: Final = 60.0
+"""Seconds in which a feed tells what became of a file that is not there any more, before the job looks again."""
 BITE: Final = 500
 ORPHAN_AGE: Final = timedelta(hours=1)
 """A blob without a job may be one whose job is about to be added; after so long it is not."""
@@ -254,6 +259,13 @@ class Ingestion:
             # A newer version took over, which is no failure. Had another run of this job taken over, the
             # fence would refuse this result.
             return {"document_id": order.document_id, "superseded": True, "reason": str(error)}
+        except DocumentUnreadable as error:
+            if isinstance(error.__cause__, FileNotFoundError) and (ctx.job.idempotency_key or "").startswith(
+                FED
+            ):
+                # Its feed calls the job off, or brings a newer one. Else the worker may see another folder than the feed.
+                raise RetryAfter(PATIENCE, str(error), counts=True) from error
+            raise
         await ctx.progress(1.0, "", **result.counts())
         told: dict[str, Json] = msgspec.to_builtins(result)
         if result.chunks_failed:

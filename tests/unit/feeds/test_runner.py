@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import perdure
+from perdure import ingestion
 from perdure.app import App
 from perdure.core.feeds import FeedRunner
 from perdure.domain.change import Action, Batch, Change, Poison, last_of_each
@@ -107,6 +108,66 @@ async def test_what_is_no_file_any_more_is_not_parked(app: App, tmp_path: Path) 
     """It went meanwhile; what is in its place now, the next look tells."""
     for path in (tmp_path, tmp_path / "gone"):
         assert await take(app, [Change(action=Action.UPSERT, document_id="a", path=str(path))]) == []
+
+
+@pytest.mark.parametrize("back", [False, True])
+async def test_a_job_whose_file_went_before_it_was_read_ends_as_the_feed_tells(
+    app: App, tmp_path: Path, back: bool
+) -> None:
+    file = tmp_path / "leave.md"
+    file.write_text("Thirty days of leave.")
+    feed = FolderFeed(tmp_path, settled=0.0, watch=False)
+    runner = make_runner(app, "f", feed)
+    assert await runner._lead()
+    while not await jobs_of(app):
+        await runner.carry(await feed.read(runner._recall, 100))
+    by_hand = await app.ingest(file, document_id="by hand")
+    file.unlink()
+    worker = app.make_worker()
+    running = asyncio.create_task(worker.run())
+    failed = await app.wait(by_hand.id, timeout=10)
+    assert failed.failure is not None
+    assert (failed.state, failed.failure.type) == (JobState.FAILED, "DocumentUnreadable")
+    (job,) = (await app.jobs.page(JobFilter(tenant="default", document_id="leave.md"))).jobs
+
+    async def looked() -> bool:
+        return (await app.jobs.get(job.id, tenant="default")).attempt == 1
+
+    await until(looked)
+    if back:
+        file.write_text("Twenty-eight days of leave.")
+    await runner.carry(await feed.read(runner._recall, 100))
+    assert (await app.wait(job.id, timeout=10)).state is JobState.CANCELLED
+    history = await app.jobs.history(job.id, tenant="default")
+    assert "there is no such file any more" in str(history)
+    assert ("superseded by" if back else "its document was deleted") in str(history[-1])
+
+    async def as_the_folder() -> bool:
+        texts = [hit.chunk_text for hit in await app.search("days of leave")]
+        return texts == ["Twenty-eight days of leave."] * back
+
+    await until(as_the_folder)
+    worker.stop()
+    await running
+
+
+async def test_a_file_that_only_the_feed_sees_fails_its_job(
+    app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingestion, "PATIENCE", 0.0)
+    file = tmp_path / "leave.md"
+    file.write_text("Thirty days of leave.")
+    await take(app, [Change(action=Action.UPSERT, document_id="leave.md", path=str(file))])
+    (job,) = (await app.jobs.page(JobFilter(tenant="default"))).jobs
+    file.unlink()
+    worker = app.make_worker()
+    running = asyncio.create_task(worker.run())
+    ended = await app.wait(job.id, timeout=10)
+    assert ended.failure is not None
+    assert (ended.state, ended.attempt) == (JobState.FAILED, ended.max_attempts)
+    assert "leave.md: there is no such file any more; put it back" in ended.failure.message
+    worker.stop()
+    await running
 
 
 async def test_poison_is_parked_with_its_reason_and_can_be_replayed(app: App) -> None:
