@@ -1,11 +1,9 @@
-"""The governor: several processes, as far as they know, in front of one provider."""
+"""The governor: several processes, as far as they know, in front of one provider. Its time is the loop's, which leaps."""
 
 from __future__ import annotations
 
 import asyncio
-import selectors
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from random import Random
@@ -33,6 +31,12 @@ from perdure.stores.memory import MemoryJobStore
 
 VECTORS = np.ones((1, 1), dtype=np.float32)
 
+pytestmark = pytest.mark.leaping
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
 
 class Provider:
     """Answers, or fails as scripted, and notes when it was asked.
@@ -42,22 +46,21 @@ class Provider:
         always: of every call while it is set, also of probes.
     """
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        self.now = now
+    def __init__(self) -> None:
         self.errors: list[Exception | None] = []
         self.always: Exception | None = None
         self.asked: list[float] = []
         self.probed: list[float] = []
 
     async def call(self) -> Metered:
-        self.asked.append(self.now())
+        self.asked.append(now())
         error = self.always or (self.errors.pop(0) if self.errors else None)
         if error is not None:
             raise error
         return Metered(VECTORS, [1])
 
     async def probe(self) -> None:
-        self.probed.append(self.now())
+        self.probed.append(now())
         if self.always is not None:
             raise self.always
 
@@ -73,10 +76,11 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     for what in ("PAUSE", "COOL", "COOLEST", "FRESH"):
         monkeypatch.setattr(governors, what, getattr(governors, what) / 20)
     monkeypatch.setattr(governors, "PATIENCE", {"document": 3.0, "query": 0.3})
+    monkeypatch.setattr(governors, "Budget", partial(Budget, monotonic=now))
 
 
 def governor(values: Any, limits: Sequence[Limit] = (), **tenants: Sequence[Limit]) -> Governor:
-    return Governor(values, "p", time.time, limits=limits, tenants=tenants)
+    return Governor(values, "p", now, limits=limits, tenants=tenants)
 
 
 async def ask(governor: Governor, provider: Provider, **options: Any) -> Metered:
@@ -157,7 +161,7 @@ async def test_an_outage_costs_a_few_calls_and_no_attempt_and_ends_by_a_probe(va
     assert calls <= governors.OPEN + 12  # those that were under way when it went down
     assert 1 <= probes <= 4
     other = Provider()
-    await ask(Governor(values, "another", time.time), other)
+    await ask(Governor(values, "another", now), other)
     assert len(other.asked) == 1
     provider.always = None
     told = await asyncio.gather(*asking, return_exceptions=True)
@@ -182,9 +186,9 @@ async def test_a_spent_account_is_asked_once_and_then_by_probes_until_it_is_paid
 
 
 async def test_of_one_who_died_while_it_looked_another_takes_the_place(values: Any) -> None:
-    dead = governors.Health(failures=governors.OPEN, probing=time.time() + 0.5, why="502")
+    dead = governors.Health(failures=governors.OPEN, probing=now() + 0.5, why="502")
     await values.write(governors.SPACE, "p", msgspec.to_builtins(dead), expect=0)
-    provider, begun = Provider(), time.time()
+    provider, begun = Provider(), now()
     await asyncio.gather(*(ask(governor(values), provider) for _ in range(4)))
     assert len(provider.probed) == 1
     assert provider.probed[0] >= begun + 0.4
@@ -226,50 +230,20 @@ async def test_a_call_that_always_fails_ends_though_the_provider_is_well(values:
     assert 1 <= len(provider.probed) <= 5
 
 
-class Leaps(selectors.SelectSelector):
-    """For a loop that waits for nothing but timers: it leaps from one to the next."""
-
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        self.now += timeout or 0.0
-        return super().select(0)
-
-
-class LeapingLoop(asyncio.SelectorEventLoop):
-    """A loop whose seconds take no time, so that a busy machine does not count."""
-
-    def __init__(self) -> None:
-        self.leaps = Leaps()
-        super().__init__(self.leaps)
-
-    def time(self) -> float:
-        return self.leaps.now
-
-
 @pytest.mark.parametrize("late", [0.0, 0.02])
-def test_workers_share_a_limit_and_nearly_use_it_up(
-    values: Any, late: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_workers_share_a_limit_and_nearly_use_it_up(values: Any, late: float) -> None:
     limit = Limit(what="requests", count=100, seconds=2.0)
+    clocks = [now, lambda: now() - late] * 2
+    workers = [Governor(values, "p", clock, limits=[limit]) for clock in clocks]
+    provider = Provider()
 
-    async def share() -> list[float]:
-        now = asyncio.get_running_loop().time
-        monkeypatch.setattr(governors, "Budget", partial(Budget, monotonic=now))
-        clocks = [now, lambda: now() - late] * 2
-        workers = [Governor(values, "p", clock, limits=[limit]) for clock in clocks]
-        provider = Provider(now)
+    async def work(worker: Governor) -> None:
+        while now() < 6:
+            await ask(worker, provider)
+            await asyncio.sleep(0.005)
 
-        async def work(worker: Governor) -> None:
-            while now() < 6:
-                await ask(worker, provider)
-                await asyncio.sleep(0.005)
-
-        await asyncio.gather(*map(work, workers))
-        return sorted(provider.asked)
-
-    with asyncio.Runner(loop_factory=LeapingLoop) as runner:
-        asked = runner.run(share())
+    await asyncio.gather(*map(work, workers))
+    asked = sorted(provider.asked)
     for index, begin in enumerate(asked):
         within = next((place for place, at in enumerate(asked) if at > begin + 2), len(asked))
         assert within - index <= 100
@@ -278,13 +252,13 @@ def test_workers_share_a_limit_and_nearly_use_it_up(
 
 async def test_what_a_dead_worker_had_taken_lapses(values: Any) -> None:
     limit = Limit(what="requests", count=14, seconds=1.0)
-    dead = Budget(values, "p", [limit], time.time, Random(1))
+    dead = Budget(values, "p", [limit], now, Random(1), now)
     dead._size = 14
     assert await dead.take(1, 1) is not None
-    provider, begun = Provider(), time.time()
+    provider, begun = Provider(), now()
     for _ in range(14):
         await ask(governor(values, [limit]), provider)
-    assert time.time() - begun < 3
+    assert now() - begun < 3
 
 
 async def test_a_limit_that_is_used_up_for_long_is_the_jobs_and_no_attempt(values: Any) -> None:
@@ -299,15 +273,15 @@ async def test_a_limit_that_is_used_up_for_long_is_the_jobs_and_no_attempt(value
 
 async def test_tokens_are_counted_as_the_provider_counts_them(values: Any) -> None:
     limit = Limit(what="tokens", count=40, seconds=2)
-    provider, worker, end = Provider(), governor(values, [limit]), time.time() + 4
-    while time.time() < end:
+    provider, worker, end = Provider(), governor(values, [limit]), now() + 4
+    while now() < end:
         await ask(worker, provider)  # of one token; by the first estimate it would be three
     assert 50 <= len(provider.asked) <= 80
 
 
 async def test_a_tenant_at_its_limit_holds_up_nobody_else(values: Any) -> None:
     limit = Limit(what="requests", count=1, seconds=3_600)
-    worker = Governor(values, "p", time.time, tenants={"a": [limit], "*": [], "b": []})
+    worker = Governor(values, "p", now, tenants={"a": [limit], "*": [], "b": []})
     assert await worker.take("a", ["text"]) is not None
     late = asyncio.create_task(worker.take("a", ["text"]))
     await asyncio.sleep(0)
@@ -343,10 +317,10 @@ async def test_a_store_that_is_away_costs_a_moment_and_never_more_than_the_limit
     monkeypatch.setattr(budgets, "AWAY", 0.05)
     limit = Limit(what="requests", count=21, seconds=6)
     failing: Any = Failing(values, before=before)
-    budget = Budget(failing, "p", [limit], time.time, Random(1))
-    taken, end = 0, time.time() + 0.6
+    budget = Budget(failing, "p", [limit], now, Random(1), now)
+    taken, end = 0, now() + 0.6
     with suppress(RetryAfter):
-        while time.time() < end:
+        while now() < end:
             failing.times = 1
             share = await budget.take(1, 0.6)
             await budget.settle(share, 1)
