@@ -154,7 +154,7 @@ async def assert_plans(vectors: PgvectorStore) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("documents", [5_000, 8_000])
+@pytest.mark.parametrize("documents", [3_000, 6_000])
 async def test_no_call_reads_a_table_from_end_to_end(vectors: PgvectorStore, documents: int) -> None:
     await fill(vectors, {NAMESPACE: documents, "other": documents // 3, "small": 20})
     await assert_plans(vectors)
@@ -163,7 +163,7 @@ async def test_no_call_reads_a_table_from_end_to_end(vectors: PgvectorStore, doc
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 async def test_no_call_reads_a_table_from_end_to_end_with_220_000_chunks(vectors: PgvectorStore) -> None:
-    await fill(vectors, {NAMESPACE: 16_000, "other": 6_000, "small": 20})
+    await fill(vectors, {NAMESPACE: 8_000, "other": 14_000, "small": 20})
     await assert_plans(vectors)
 
 

@@ -28,6 +28,14 @@ NOBODY = 65534
 """PostgreSQL refuses to run as root; its processes then run as this user."""
 
 PATIENCE = 100.0
+SHARED = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "max_wal_size": "4GB",
+    "maintenance_work_mem": "512MB",
+    "max_parallel_maintenance_workers": "0",
+}
+"""Of the server of a session, which dies with it; those that tests kill are as durable as PostgreSQL is by default."""
 _serial = count(1)
 
 
@@ -137,7 +145,7 @@ def postgres_url() -> Iterator[str]:
     if given:
         yield given
         return
-    with postgres_server() as server:
+    with postgres_server(**SHARED) as server:
         yield server.url
 
 
