@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 
 READY, SYNC, QUERY, TERMINATE = b"Z", b"S", b"Q", b"X"
 IDLE = b"I"
-SSL_REQUEST = 80877103
+SSL_REQUEST, CANCEL_REQUEST = 80877103, 80877102
 
 
 class _Link:
@@ -127,11 +127,13 @@ class _Client:
 
 
 async def _startup(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-    """The client's first message; an offer of TLS is declined."""
+    """The client's first message; an offer of TLS is declined, and a wish to cancel heard but not passed on."""
     while True:
         head = await reader.readexactly(8)
         length, code = struct.unpack("!II", head)
         rest = await reader.readexactly(length - 8)
+        if code == CANCEL_REQUEST:
+            raise ConnectionAbortedError
         if code != SSL_REQUEST:
             return head + rest
         writer.write(b"N")
