@@ -33,10 +33,10 @@ from bench.search.sqlite_vectors import raw_insert
 from perdure.app import FileItem
 from perdure.chunkers.recursive import RecursiveChunker
 from perdure.domain.document import Document, Draft, EmbeddedChunk, make_chunk
+from perdure.domain.heads import Edition
 from perdure.domain.state import JobState
 from perdure.embedders.local import LocalEmbedder
 from perdure.vectors.pgvector import PgvectorStore
-from perdure.vectors.pgvector.heads import Edition
 from perdure.vectors.pgvector.rows import COLUMNS, HEADER, TRAILER, pack
 from tests.servers.postgres import fresh_database, postgres_server
 
@@ -168,7 +168,9 @@ class OnPostgres:
             connection = await asyncpg.connect(url, command_timeout=600)
             await connection.execute(OTHER_TABLES)
             packed = b"".join(
-                part for number, (_, items) in enumerate(rows) for part in pack(1, Edition(number, 1), items)
+                part
+                for number, (_, items) in enumerate(rows)
+                for part in pack(Edition(1, number, 1, DIMENSION), items)
             )
             took = {}
             tables = {"raw_bare": "bare", "raw_words": "worded", "raw_insert": "perdure_vector_chunks"}

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 from perdure.domain.errors import StoreUnavailable
-from perdure.vectors.pgvector.writing import Change, Place
+from perdure.domain.heads import Place
+from perdure.vectors.pgvector.writing import Change
 
 T = TypeVar("T")
 

@@ -13,8 +13,8 @@ import msgspec
 
 from perdure.domain.document import Chunk, EmbeddedChunk
 from perdure.domain.errors import InvalidInput
+from perdure.domain.heads import Edition, Head
 from perdure.domain.record import Json
-from perdure.vectors.pgvector.heads import Edition
 
 COLUMNS: Final = (
     *("document", "edition", "namespace", "dimension", "chunk_index", "first", "past"),
@@ -30,16 +30,28 @@ _LENGTH: Final = Struct(">i")
 _VECTOR_HEADER: Final = 4
 
 encode_json = msgspec.json.encode
+decode_head = msgspec.json.Decoder(Head).decode
 
 
-def pack(namespace: int, edition: Edition, items: Iterable[EmbeddedChunk]) -> Iterable[bytes]:
+def pack(edition: Edition, items: Iterable[EmbeddedChunk]) -> Iterable[bytes]:
     """The rows of an edition's chunks."""
     for item in items:
         chunk, vector = item.chunk, item.vector
         dimension = len(vector) // 4
         yield _FIXED.pack(
             len(COLUMNS),
-            *(8, edition.document, 4, edition.number, 4, namespace, 4, dimension, 4, chunk.chunk_index),
+            *(
+                8,
+                edition.document,
+                4,
+                edition.number,
+                4,
+                edition.namespace,
+                4,
+                dimension,
+                4,
+                chunk.chunk_index,
+            ),
             *(8, chunk.start, 8, chunk.end),
             *(16, bytes.fromhex(chunk.chunk_id.replace("-", ""))),
             *(32, bytes.fromhex(chunk.chunk_hash)),

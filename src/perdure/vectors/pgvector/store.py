@@ -12,15 +12,15 @@ from msgspec.structs import replace
 from perdure.databases.postgres import Connection, PostgresDatabase, PostgresGuest, Schema, load_queries
 from perdure.domain.document import Chunk, Draft, EmbeddedChunk, Namespace, StoredDocument
 from perdure.domain.errors import SchemaMismatch, StoreError
+from perdure.domain.heads import place_of
 from perdure.domain.search import Hit, SearchQuery
 from perdure.domain.vector import check_vectors
 from perdure.ports.vector_store import Audit, Begun, Surplus, VectorCapabilities
 from perdure.vectors.pgvector.batches import Batches
-from perdure.vectors.pgvector.heads import decode_head
 from perdure.vectors.pgvector.indexes import Index, Indexes, kind_of
-from perdure.vectors.pgvector.rows import chunk_of, encode_json, hashes, uuids, vector_of
+from perdure.vectors.pgvector.rows import chunk_of, decode_head, encode_json, hashes, uuids, vector_of
 from perdure.vectors.pgvector.searching import Searching
-from perdure.vectors.pgvector.writing import Change, Place, Writing
+from perdure.vectors.pgvector.writing import Change, Writing
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class PgvectorStore(PostgresGuest):
 
     async def begin(self, draft: Draft) -> Begun:
         """See the port."""
-        change = Change(_place(draft), lambda writing, subject: writing.begin(subject, draft), creates=True)
+        change = Change(place_of(draft), lambda writing, subject: writing.begin(subject, draft), creates=True)
         return await self._write(change)
 
     async def affirm(self, drafts: Sequence[Draft]) -> list[StoredDocument | None]:
@@ -97,7 +97,7 @@ class PgvectorStore(PostgresGuest):
         first, documents = drafts[0], [draft.document for draft in drafts]
         rows = await self._fetch(
             "affirm",
-            *_place(first)[:2],
+            *place_of(first)[:2],
             *(first.model, first.dimension),
             [document.id for document in documents],
             [document.version for document in documents],
@@ -127,7 +127,7 @@ class PgvectorStore(PostgresGuest):
         check_vectors(chunks, draft.dimension)
         await self._write(
             Change(
-                _place(draft),
+                place_of(draft),
                 lambda writing, subject: writing.upsert(subject, draft, chunks),
                 1 + len(chunks),
             )
@@ -145,7 +145,7 @@ class PgvectorStore(PostgresGuest):
         check_vectors(last, draft.dimension)
         shown = await self._write(
             Change(
-                _place(draft),
+                place_of(draft),
                 lambda writing, subject: writing.publish(subject, draft, chunk_ids, last, complete=complete),
                 1 + len(last),
             )
@@ -251,13 +251,13 @@ class PgvectorStore(PostgresGuest):
         """See the port."""
         document = draft.document
         facts = (document.version, draft.epoch, draft.model, draft.dimension)
-        rows = await self._fetch("missing", *_place(draft), *facts, uuids(chunk_ids))
+        rows = await self._fetch("missing", *place_of(draft), *facts, uuids(chunk_ids))
         return set(chunk_ids) - {str(row["chunk_id"]) for row in rows}
 
     async def vectors(self, draft: Draft, chunk_hashes: Collection[str]) -> dict[str, bytes]:
         """See the port."""
         rows = await self._fetch(
-            "vectors", *_place(draft), draft.model, draft.dimension, hashes(chunk_hashes)
+            "vectors", *place_of(draft), draft.model, draft.dimension, hashes(chunk_hashes)
         )
         return {row["chunk_hash"].hex(): vector_of(row["embedding"]) for row in rows}
 
@@ -322,10 +322,6 @@ class PgvectorStore(PostgresGuest):
             await self._fetch("add_namespaces", *names)
             for row in await self._fetch("find_namespaces", *names):
                 self._namespaces[row["tenant"], row["name"]] = row["id"]
-
-
-def _place(draft: Draft) -> Place:
-    return (draft.document.tenant, draft.document.namespace, draft.document.id)
 
 
 def check_extension(at: str, found: Mapping[str, Any]) -> None:
