@@ -150,8 +150,11 @@ class Worker:
                 if wanted == 0:
                     await self._freed.wait()
                     self._freed.clear()
-                elif await self._claim(wanted) == 0:
+                elif (claimed := await self._claim(wanted)) == 0:
                     await self._rest(changed)
+                elif claimed < wanted:
+                    self._start_queued()
+                    await asyncio.sleep(0)  # the few begin before the store is asked for more
 
     def _appetite(self) -> int:
         """How many to claim: the free slots, and what short jobs use up in `AHEAD` seconds beyond them.

@@ -172,11 +172,11 @@ class Head(msgspec.Struct):
         check_write(draft, self.standing)
         return not is_published(draft, self.standing)
 
-    def edition(self) -> Edition:
+    def edition(self, draft: Draft) -> Edition:
         """The draft's; numbered now if it had none."""
         if self.draft is None:
             self.draft = self.next_edition()
-        return Edition(self.namespace, self.id, self.draft, self.draft_dimension or 0)
+        return Edition(self.namespace, self.id, self.draft, draft.dimension)
 
     def next_edition(self) -> int:
         """A number that no edition has had."""
@@ -191,7 +191,7 @@ class Head(msgspec.Struct):
         shelf.grow(int(seen is None), chunk_count if seen is None else chunk_count - count)
         shelf.shown = (draft.model, draft.dimension)
         document = draft.document
-        self.published, self.draft = self.edition().number, None
+        self.published, self.draft = self.edition(draft).number, None
         self.version, self.epoch = turn(draft)
         self.content_hash, self.ingestion_id = document.content_hash, document.ingestion_id
         self.source_metadata, self.strategy = document.source_metadata, draft.strategy

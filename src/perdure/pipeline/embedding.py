@@ -97,6 +97,7 @@ class EmbeddingBatcher:
         self._calls: set[asyncio.Task[None]] = set()
         self._underway = 0
         self._busy = 0
+        self._looking = False
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -192,10 +193,13 @@ class EmbeddingBatcher:
 
     def _look_soon(self) -> None:
         # Only after every task that is ready to hand in its texts has done so.
-        asyncio.get_running_loop().call_soon(self._look)
+        if not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_soon(self._look)
 
     def _look(self, *, due: bool = False) -> None:
         """Send off what is ready to leave."""
+        self._looking = False
         while self._queue and len(self._batches) < self._concurrency and (due or self._ready()):
             batch = self._next_batch()
             self._batches.add(batch)

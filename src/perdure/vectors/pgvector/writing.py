@@ -126,8 +126,8 @@ class Writing:
             return
         given = {item.chunk.chunk_id: item for item in chunks}
         if head.draft is not None:
-            await self._remove(head.edition(), uuids(given))
-        self._rows.append((head.edition(), given.values()))
+            await self._remove(head.edition(draft), uuids(given))
+        self._rows.append((head.edition(draft), given.values()))
         self._heads[head.id] = head
 
     async def publish(
@@ -147,16 +147,16 @@ class Writing:
         given = {item.chunk.chunk_id: item for item in last}
         matching, surplus = Matching(chunk_ids, given), list[UUID]()
         if head.draft is not None:
-            edition = head.edition()
+            edition = head.edition(draft)
             stored = self._connection.cursor(
                 self._queries["stored_ids"], edition.document, edition.number, prefetch=STORED_IDS
             )
             surplus = [row["chunk_id"] async for row in stored if not matching.shows(str(row["chunk_id"]))]
         matching.end(draft)
         if surplus:
-            await self._remove(head.edition(), surplus)
+            await self._remove(head.edition(draft), surplus)
         shown = [item for chunk_id, item in given.items() if chunk_id in matching.shown]
-        self._rows.append((head.edition(), shown))
+        self._rows.append((head.edition(draft), shown))
         self._drop(head.show(draft, matching.count, subject.now, subject.shelf, complete=complete))
         self._heads[head.id] = head
         return subject.stored()

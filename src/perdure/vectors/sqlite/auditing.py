@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Final
 
 import apsw
-from msgspec.structs import replace
 
+from perdure.domain.heads import Place
 from perdure.ports.vector_store import Audit, Surplus
 from perdure.vectors.sqlite.chunks import ChunkRows
-from perdure.vectors.sqlite.documents import head_of, stored_document
+from perdure.vectors.sqlite.documents import head_of
 
 CHUNKS: Final = "SELECT count(*) FROM vector_chunks WHERE document = ? AND edition = ?"
 VECTORS: Final = """
@@ -21,8 +21,6 @@ SELECT name, CAST(substr(name, 19) AS INTEGER) AS dimension FROM sqlite_schema
 WHERE name GLOB 'vector_embeddings_[0-9]*' AND name = 'vector_embeddings_' || CAST(substr(name, 19) AS INTEGER)
 """
 
-CORRECT: Final = "UPDATE vector_documents SET chunk_count = ?, complete = 0 WHERE id = ?"
-FORGET: Final = "UPDATE vector_documents SET published = NULL, version = NULL, epoch = NULL WHERE id = ?"
 COUNT: Final = "UPDATE vector_namespaces SET documents = documents + ?, chunks = chunks + ? WHERE id = ?"
 
 STRAY_CHUNKS: Final = """
@@ -44,22 +42,22 @@ def audit(
     connection: apsw.Connection, tenant: str, namespace: str, document_ids: Sequence[str]
 ) -> list[tuple[str, Audit]]:
     """Compare, on one snapshot."""
-    return [(one, _audit(connection, tenant, namespace, one)) for one in document_ids]
+    return [(one, audit_one(connection, (tenant, namespace, one))) for one in document_ids]
 
 
-def mend(connection: apsw.Connection, tenant: str, namespace: str, document_id: str) -> Audit:
-    """Let the rows say what lies there."""
-    found = _audit(connection, tenant, namespace, document_id)
-    if found.stored is None or found.whole:
-        return found
-    head = head_of(connection, tenant, namespace, document_id)
-    connection.execute(CORRECT, (found.chunks, head.document))
-    gone = not found.chunks
-    if gone:
-        connection.execute(FORGET, (head.document,))
-    connection.execute(COUNT, (-gone, found.chunks - found.stored.chunk_count, head.namespace))
-    left = None if gone else replace(found.stored, chunk_count=found.chunks, complete=False)
-    return replace(found, stored=left)
+def audit_one(connection: apsw.Connection, place: Place) -> Audit:
+    """Compare one."""
+    head = head_of(connection, place)
+    stored = head.stored(*place[:2])
+    if stored is None:
+        return Audit(deleted=head.deleted_version)
+    edition = (head.id, head.published)
+    vectors = 0
+    for table, dimension in connection.execute(TABLES).fetchall():
+        if dimension == stored.dimension:
+            [(vectors,)] = connection.execute(VECTORS.format(table=table), edition)
+    [(chunks,)] = connection.execute(CHUNKS, edition)
+    return Audit(stored=stored, deleted=head.deleted_version, chunks=chunks, vectors=vectors)
 
 
 def tidy(connection: apsw.Connection, tenant: str, namespace: str, limit: int, *, remove: bool) -> Surplus:
@@ -80,17 +78,3 @@ def tidy(connection: apsw.Connection, tenant: str, namespace: str, limit: int, *
             ChunkRows(connection).remove(int(str(dimension)), rows)
         connection.execute(COUNT, (documents, chunks, place))
     return Surplus(chunks=len(rows), miscounted=abs(documents) + abs(chunks))
-
-
-def _audit(connection: apsw.Connection, tenant: str, namespace: str, document_id: str) -> Audit:
-    head = head_of(connection, tenant, namespace, document_id)
-    stored = stored_document(connection, tenant, namespace, document_id)
-    if stored is None:
-        return Audit(deleted=head.deleted_version)
-    edition = (head.document, head.published)
-    vectors = 0
-    for table, dimension in connection.execute(TABLES).fetchall():
-        if dimension == stored.dimension:
-            [(vectors,)] = connection.execute(VECTORS.format(table=table), edition)
-    [(chunks,)] = connection.execute(CHUNKS, edition)
-    return Audit(stored=stored, deleted=head.deleted_version, chunks=chunks, vectors=vectors)

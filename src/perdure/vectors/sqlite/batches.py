@@ -10,16 +10,29 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import apsw
 
 from perdure.databases.sqlite import SqliteDatabase
+from perdure.domain.heads import Place
 from perdure.vectors.sqlite.writing import Writing
 
 T = TypeVar("T")
 
-Change: TypeAlias = Callable[[Writing], T]
+
+class Change(NamedTuple, Generic[T]):
+    """A write.
+
+    Attributes:
+        places: of the documents that it writes.
+        weight: how many chunks it writes, about.
+    """
+
+    work: Callable[[Writing], T]
+    places: Sequence[Place] = ()
+    weight: int = 1
+
 
 HEAVIEST: Final = 256
 """Chunks that are put together: some 30 ms of work, before others get their turn to write."""
@@ -28,9 +41,8 @@ HEAVIEST: Final = 256
 class _Waiting(Generic[T]):
     """A change, and who waits for it."""
 
-    def __init__(self, change: Change[T], weight: int) -> None:
+    def __init__(self, change: Change[T]) -> None:
         self.change = change
-        self.weight = weight
         self.outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
     def succeed(self, result: T) -> None:
@@ -53,13 +65,9 @@ class Batches:
         self._batch: list[_Waiting[Any]] = []
         self._worker: asyncio.Task[None] | None = None
 
-    async def write(self, change: Change[T], weight: int) -> T:
-        """Do `change` in a transaction, alone or with others; durable on return. If it raises, nothing of it is kept.
-
-        Args:
-            weight: how many chunks it writes, about.
-        """
-        waiting = _Waiting(change, weight)
+    async def write(self, change: Change[T]) -> T:
+        """Do `change` in a transaction, alone or with others; durable on return. If it raises, nothing of it is kept."""
+        waiting = _Waiting(change)
         self._queue.append(waiting)
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
@@ -100,16 +108,16 @@ class Batches:
     def _next(self) -> bool:
         """Take the next batch off the queue; whether there is any."""
         self._batch, weight = [], 0
-        while self._queue and (not self._batch or weight + self._queue[0].weight <= HEAVIEST):
+        while self._queue and (not self._batch or weight + self._queue[0].change.weight <= HEAVIEST):
             waiting = self._queue.popleft()
             if not waiting.outcome.cancelled():
-                weight += waiting.weight
+                weight += waiting.change.weight
                 self._batch.append(waiting)
         return bool(self._batch)
 
 
 def _together(changes: Sequence[Change[Any]], connection: apsw.Connection) -> list[Any]:
-    writing = Writing(connection)
-    results = [change(writing) for change in changes]
+    writing = Writing(connection, {place for change in changes for place in change.places})
+    results = [change.work(writing) for change in changes]
     writing.finish()
     return results

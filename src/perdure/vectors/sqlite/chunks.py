@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 import apsw
 import msgspec
 
 from perdure.domain.document import Chunk, EmbeddedChunk
+from perdure.domain.heads import Edition
 from perdure.domain.record import Json
 from perdure.vectors.sqlite.schema import embeddings
 
@@ -40,15 +41,6 @@ MOVE: Final = "UPDATE vector_chunks SET edition = ? WHERE id = ?"
 def namespace_word(namespace: int) -> str:
     """The word that marks a namespace's rows in the index of words."""
     return f"n{namespace}"
-
-
-class Edition(NamedTuple):
-    """Where chunks belong: the document's row, and the number of its edition; and where their vectors do."""
-
-    namespace: int
-    document: int
-    number: int
-    dimension: int
 
 
 class ChunkRows:

@@ -1,154 +1,176 @@
-"""Where a document stands: who holds it, what readers see of it."""
+"""The rows of documents and their namespaces: read together in one step of SQLite, written together in one.
+
+Between two steps every other thread may take the interpreter, and ours waits for it: many small steps would take longer
+than the work.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Collection
+from typing import Final
 
 import apsw
+import msgspec
 
-from perdure.domain.document import Document, Draft, StoredDocument
-from perdure.domain.drafts import Model, Standing
-from perdure.domain.moments import moment
-from perdure.vectors.sqlite.chunks import Edition, to_metadata
+from perdure.domain.document import StoredDocument
+from perdure.domain.heads import Head, Place, Shelf
+from perdure.domain.moments import micros
+from perdure.vectors.sqlite.chunks import from_metadata, to_json
 
-HEAD: Final = """
-SELECT n.id, n.documents, n.model, n.dimension,
-       d.id, d.begun_version, d.begun_epoch, d.deleted_version, d.last_edition,
-       d.draft, d.draft_model, d.draft_dimension, d.published, d.version, d.epoch, d.dimension, d.chunk_count,
-       d.complete
-FROM vector_namespaces n LEFT JOIN vector_documents d ON d.namespace = n.id AND d.document_id = ?
-WHERE n.tenant = ? AND n.name = ?
+# A head as JSON; its time in seconds, which msgspec reads to the microsecond.
+_HEADS: Final = """
+SELECT json_group_array(json_object(
+    'id', d.id, 'namespace', d.namespace, 'document_id', d.document_id, 'last_edition', d.last_edition,
+    'deleted_version', d.deleted_version, 'begun_version', d.begun_version, 'begun_epoch', d.begun_epoch,
+    'draft_model', d.draft_model, 'draft_dimension', d.draft_dimension, 'draft', d.draft, 'published', d.published,
+    'version', d.version, 'epoch', d.epoch, 'content_hash', d.content_hash, 'ingestion_id', d.ingestion_id,
+    'source_metadata', json(d.metadata), 'model', d.model, 'dimension', d.dimension, 'strategy', d.strategy,
+    'chunk_count', d.chunk_count, 'complete', d.complete,
+    'published_at', json((d.published_at / 1000000) || printf('.%06d', d.published_at % 1000000))
+))
+FROM {source}
+"""
+HEADS: Final = _HEADS.format(
+    source="""
+json_each(?) AS wanted CROSS JOIN vector_documents d
+WHERE d.namespace = wanted.value ->> 0 AND d.document_id = wanted.value ->> 1
+"""
+)
+STORED: Final = _HEADS.format(
+    source="""(
+SELECT * FROM vector_documents
+WHERE namespace = (SELECT id FROM vector_namespaces WHERE tenant = ? AND name = ?)
+  AND document_id > ? AND published IS NOT NULL
+ORDER BY document_id LIMIT ?
+) AS d
+"""
+)
+SHELF: Final = "SELECT id, documents, model, dimension FROM vector_namespaces WHERE tenant = ? AND name = ?"
+
+LAST_ID: Final = "SELECT ifnull(max(id), 0) FROM vector_documents"
+
+# A statement that SQLite may have to undo halfway (of several rows, or RETURNING, ON CONFLICT) makes the index of words write
+# out what it gathered, as a savepoint does (see `batches`): `save` comes before the words.
+ADD_NAMESPACE: Final = "INSERT INTO vector_namespaces (tenant, name) VALUES (?, ?)"
+ADD: Final = """
+INSERT INTO vector_documents (id, namespace, document_id)
+SELECT value ->> 'id', value ->> 'namespace', value ->> 'document_id' FROM json_each(?)
+"""
+_SAVED: Final = (
+    *(
+        "last_edition",
+        "deleted_version",
+        "begun_version",
+        "begun_epoch",
+        "draft_model",
+        "draft_dimension",
+        "draft",
+    ),
+    *(
+        "published",
+        "version",
+        "epoch",
+        "content_hash",
+        "ingestion_id",
+        "metadata",
+        "model",
+        "dimension",
+        "strategy",
+    ),
+    *("chunk_count", "complete", "published_at"),
+)
+SAVE: Final = """
+UPDATE vector_documents SET {values}
+FROM json_each(?) AS head WHERE vector_documents.id = head.value ->> 'id'
+""".format(values=", ".join(f"{name} = head.value ->> '{name}'" for name in _SAVED))
+COUNT: Final = """
+UPDATE vector_namespaces
+SET documents = documents + ?, chunks = chunks + ?, model = ifnull(?, model), dimension = ifnull(?, dimension)
+WHERE id = ?
 """
 
-FIND_STORED: Final = """
-SELECT d.document_id, d.version, d.content_hash, d.ingestion_id, d.metadata,
-       d.model, d.dimension, d.strategy, d.chunk_count, d.complete, d.published_at, d.epoch
-FROM vector_namespaces n JOIN vector_documents d ON d.namespace = n.id
-WHERE n.tenant = ? AND n.name = ? AND d.document_id = ? AND d.published IS NOT NULL
-"""
-LIST_STORED: Final = """
-SELECT d.document_id, d.version, d.content_hash, d.ingestion_id, d.metadata,
-       d.model, d.dimension, d.strategy, d.chunk_count, d.complete, d.published_at, d.epoch
-FROM vector_namespaces n JOIN vector_documents d ON d.namespace = n.id
-WHERE n.tenant = ? AND n.name = ? AND d.document_id > ? AND d.published IS NOT NULL
-ORDER BY d.document_id LIMIT ?
-"""
+_decode: Final[Callable[[str], list[Head]]] = msgspec.json.Decoder(list[Head], strict=False).decode
 
 
-class Head(NamedTuple):
-    """All that decides about a write to a document.
-
-    Attributes:
-        namespace, document: their rows; None where there is none.
-        documents, model, dimension: of the namespace, as readers see it.
-        draft, published, last_edition: numbers of editions; a draft gets its number with its first chunk.
-    """
-
-    namespace: int | None
-    documents: int
-    model: str
-    dimension: int
-    document: int | None = None
-    begun_version: int | None = None
-    begun_epoch: int | None = None
-    deleted_version: int | None = None
-    last_edition: int | None = None
-    draft: int | None = None
-    draft_model: str | None = None
-    draft_dimension: int | None = None
-    published: int | None = None
-    published_version: int | None = None
-    published_epoch: int | None = None
-    published_dimension: int | None = None
-    published_chunks: int | None = None
-    published_complete: int | None = None
-
-    @property
-    def standing(self) -> Standing:
-        """How far the document has come."""
-        return Standing(
-            begun=_pair(self.begun_version, self.begun_epoch),
-            published=_pair(self.published_version, self.published_epoch),
-            complete=bool(self.published_complete),
-            deleted=self.deleted_version,
-        )
-
-    def serves(self, draft: Draft) -> bool:
-        """Whether what was begun is what `draft` goes on with: the same version, from the same model."""
-        there = (self.begun_version, self.draft_model, self.draft_dimension)
-        return there == (draft.document.version, draft.model, draft.dimension)
-
-    @property
-    def next_edition(self) -> int:
-        """A number that no edition of the document has had."""
-        return 1 + (self.last_edition or 0)
-
-    def edition(self, number: int, dimension: int | None) -> Edition:
-        """Where the chunks of one of the document's editions are."""
-        assert self.namespace is not None, "an edition is asked for of documents that were begun"
-        assert self.document is not None
-        assert dimension is not None
-        return Edition(self.namespace, self.document, number, dimension)
-
-    @property
-    def held(self) -> Model | None:
-        """Model and dimension of what readers see in the namespace; None where they see nothing."""
-        return (self.model, self.dimension) if self.documents else None
-
-
-NOWHERE: Final = Head(namespace=None, documents=0, model="", dimension=0)
-
-
-def head_of(connection: apsw.Connection, tenant: str, namespace: str, document_id: str) -> Head:
-    """Read where the document stands."""
-    row = connection.execute(HEAD, (document_id, tenant, namespace)).fetchone()
-    return NOWHERE if row is None else Head(*row)
-
-
-def head_for(connection: apsw.Connection, draft: Draft) -> Head:
-    """Read where the draft's document stands."""
-    return head_of(connection, draft.document.tenant, draft.document.namespace, draft.document.id)
-
-
-def stored_document(
-    connection: apsw.Connection, tenant: str, namespace: str, document_id: str
-) -> StoredDocument | None:
-    """The version that readers see."""
-    row = connection.execute(FIND_STORED, (tenant, namespace, document_id)).fetchone()
-    return None if row is None else _stored(tenant, namespace, row)
+def head_of(connection: apsw.Connection, place: Place) -> Head:
+    """Where the document stands."""
+    return Documents(connection, [place]).head(place)
 
 
 def stored_documents(
     connection: apsw.Connection, tenant: str, namespace: str, limit: int, after: str | None
 ) -> list[StoredDocument]:
-    """A page of them, by id."""
-    rows = connection.execute(LIST_STORED, (tenant, namespace, after or "", limit))
-    return [_stored(tenant, namespace, row) for row in rows]
+    """A page of what readers see, by id."""
+    [(heads,)] = connection.execute(STORED, (tenant, namespace, after or "", limit))
+    found = (head.stored(tenant, namespace) for head in _decode(heads))
+    return [stored for stored in found if stored is not None]
 
 
-def _stored(tenant: str, namespace: str, row: Sequence[Any]) -> StoredDocument:
-    document_id, version, content_hash, ingestion_id, metadata, *rest = row
-    model, dimension, strategy, chunk_count, complete, published_at, epoch = rest
-    return StoredDocument(
-        document=Document(
-            tenant=tenant,
-            namespace=namespace,
-            id=document_id,
-            version=version,
-            content_hash=content_hash,
-            ingestion_id=ingestion_id,
-            source_metadata=to_metadata(metadata),
-        ),
-        model=model,
-        dimension=dimension,
-        strategy=strategy,
-        chunk_count=chunk_count,
-        complete=bool(complete),
-        published_at=moment(published_at),
-        epoch=epoch,
-    )
+class Documents:
+    """Documents within one transaction: those that are changed go back with `save`.
+
+    Args:
+        places: all that will be asked for.
+    """
+
+    def __init__(self, connection: apsw.Connection, places: Collection[Place]) -> None:
+        self._connection = connection
+        self._shelves: dict[tuple[str, str], Shelf] = {}
+        self._heads: dict[Place, Head] = {}
+        self._new: dict[Place, Head] = {}
+        self._changed: dict[Place, Head] = {}
+        self._last_id = 0
+        for tenant, namespace in {place[:2] for place in places}:
+            row = connection.execute(SHELF, (tenant, namespace)).fetchone()
+            self._shelves[tenant, namespace] = Shelf(*row or ())
+        wanted = {(self._shelves[place[:2]].id, place[2]): place for place in places}
+        [(heads,)] = connection.execute(HEADS, (to_json(list(wanted)),))
+        for head in _decode(heads):
+            self._heads[wanted[head.namespace, head.document_id]] = head
+
+    def head(self, place: Place) -> Head:
+        """Where the document stands; change it, and say so."""
+        return self._heads.setdefault(place, Head(document_id=place[2]))
+
+    def shelf(self, place: Place) -> Shelf:
+        """What readers see in its namespace."""
+        return self._shelves[place[:2]]
+
+    def change(self, place: Place) -> Head:
+        """A head that is about to be changed; it has its rows from then on."""
+        head, shelf = self.head(place), self._shelves[place[:2]]
+        if not head.id:
+            if not shelf.id:
+                self._connection.execute(ADD_NAMESPACE, place[:2])
+                shelf.id = self._connection.last_insert_rowid()
+            head.namespace, head.id = shelf.id, self._next_id()
+            self._new[place] = head
+        self._changed[place] = head
+        return head
+
+    def save(self) -> None:
+        """Write what was changed."""
+        if self._new:
+            self._connection.execute(ADD, (to_json(list(self._new.values())),))
+            self._new.clear()
+        if self._changed:
+            self._connection.execute(SAVE, (to_json([_row(head) for head in self._changed.values()]),))
+            self._changed.clear()
+        for shelf in self._shelves.values():
+            if shelf.shown or shelf.grown != (0, 0):
+                model, dimension = shelf.shown or (None, None)
+                self._connection.execute(COUNT, (*shelf.grown, model, dimension, shelf.id))
+                shelf.grown = (0, 0)
+
+    def _next_id(self) -> int:
+        if not self._new:
+            [(self._last_id,)] = self._connection.execute(LAST_ID)
+        self._last_id += 1
+        return self._last_id
 
 
-def _pair(version: int | None, epoch: int | None) -> tuple[int, int] | None:
-    return None if version is None or epoch is None else (version, epoch)
+def _row(head: Head) -> dict[str, object]:
+    row = msgspec.structs.asdict(head)
+    row["metadata"] = from_metadata(row.pop("source_metadata") or {})
+    row["published_at"] = None if head.published_at is None else micros(head.published_at)
+    return row

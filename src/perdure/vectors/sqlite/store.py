@@ -9,12 +9,13 @@ from typing import Final, TypeVar
 
 from perdure.databases.sqlite import MEMORY, SqliteGuest
 from perdure.domain.document import Chunk, Draft, EmbeddedChunk, Namespace, StoredDocument
+from perdure.domain.heads import Place, place_of
 from perdure.domain.search import Hit, SearchQuery
 from perdure.domain.vector import check_vectors
 from perdure.ports.vector_store import Audit, Begun, Surplus, VectorCapabilities
 from perdure.vectors.sqlite import auditing, reading, searching
-from perdure.vectors.sqlite.batches import Batches
-from perdure.vectors.sqlite.documents import stored_document, stored_documents
+from perdure.vectors.sqlite.batches import Batches, Change
+from perdure.vectors.sqlite.documents import head_of, stored_documents
 from perdure.vectors.sqlite.schema import COMPONENT, STEPS, equip
 from perdure.vectors.sqlite.writing import Writing
 
@@ -54,14 +55,17 @@ class SqliteVectorStore(SqliteGuest):
     # --- writing ----------------------------------------------------------------------------
 
     async def begin(self, draft: Draft) -> Begun:
-        return await self._change(lambda writing: writing.begin(draft))
+        return await self._change(lambda writing: writing.begin(draft), [place_of(draft)])
 
     async def affirm(self, drafts: Sequence[Draft]) -> list[StoredDocument | None]:
-        return await self._change(lambda writing: [writing.affirm(draft) for draft in drafts], len(drafts))
+        places = [place_of(draft) for draft in drafts]
+        return await self._change(
+            lambda writing: [writing.affirm(draft) for draft in drafts], places, len(drafts)
+        )
 
     async def upsert(self, draft: Draft, chunks: Sequence[EmbeddedChunk]) -> None:
         check_vectors(chunks, draft.dimension)
-        await self._change(lambda writing: writing.upsert(draft, chunks), len(chunks))
+        await self._change(lambda writing: writing.upsert(draft, chunks), [place_of(draft)], len(chunks))
 
     async def publish(
         self,
@@ -72,21 +76,25 @@ class SqliteVectorStore(SqliteGuest):
         complete: bool = True,
     ) -> StoredDocument:
         check_vectors(last, draft.dimension)
-        return await self._change(
+        stored = await self._change(
             lambda writing: writing.publish(draft, chunk_ids, last, complete=complete),
+            [place_of(draft)],
             1 + len(last),
         )
+        assert stored is not None, "what was published is there"
+        return stored
 
     async def delete(
         self, tenant: str, namespace: str, document_id: str, *, version: int | None = None
     ) -> int:
-        return await self._change(lambda writing: writing.delete(tenant, namespace, document_id, version))
+        place = (tenant, namespace, document_id)
+        return await self._change(lambda writing: writing.delete(place, version), [place])
 
     async def sweep(self, limit: int) -> int:
         swept = 0
         while swept < limit:
             bite = min(BITE, limit - swept)
-            removed = await self._change(partial(Writing.sweep, limit=bite), bite)
+            removed = await self._change(partial(Writing.sweep, limit=bite), weight=bite)
             swept += removed
             if removed < bite:
                 break
@@ -102,9 +110,8 @@ class SqliteVectorStore(SqliteGuest):
         )
 
     async def mend(self, tenant: str, namespace: str, document_id: str) -> Audit:
-        return await self._change(
-            lambda writing: auditing.mend(writing.flushed(), tenant, namespace, document_id)
-        )
+        place = (tenant, namespace, document_id)
+        return await self._change(lambda writing: writing.mend(place), [place])
 
     async def tidy(self, tenant: str, namespace: str, limit: int, *, remove: bool) -> Surplus:
         if not remove:
@@ -112,7 +119,7 @@ class SqliteVectorStore(SqliteGuest):
                 lambda connection: auditing.tidy(connection, tenant, namespace, limit, remove=False)
             )
         return await self._change(
-            lambda writing: auditing.tidy(writing.flushed(), tenant, namespace, limit, remove=True)
+            lambda writing: auditing.tidy(writing.finish(), tenant, namespace, limit, remove=True)
         )
 
     # --- reading ----------------------------------------------------------------------------
@@ -124,9 +131,8 @@ class SqliteVectorStore(SqliteGuest):
         return await self._read(lambda connection: reading.vectors(connection, draft, chunk_hashes))
 
     async def document(self, tenant: str, namespace: str, document_id: str) -> StoredDocument | None:
-        return await self._read(
-            lambda connection: stored_document(connection, tenant, namespace, document_id)
-        )
+        head = await self._read(lambda connection: head_of(connection, (tenant, namespace, document_id)))
+        return head.stored(tenant, namespace)
 
     async def documents(
         self, tenant: str, namespace: str, limit: int, after: str | None = None
@@ -156,7 +162,7 @@ class SqliteVectorStore(SqliteGuest):
 
     # --- behind it --------------------------------------------------------------------------
 
-    async def _change(self, change: Callable[[Writing], T], weight: int = 1) -> T:
+    async def _change(self, work: Callable[[Writing], T], places: Sequence[Place] = (), weight: int = 1) -> T:
         if self._batches is None:
             raise self._shut()
-        return await self._batches.write(change, weight)
+        return await self._batches.write(Change(work, places, weight))
