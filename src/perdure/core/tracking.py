@@ -7,8 +7,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Self
@@ -70,7 +69,7 @@ class Tracked:
             fraction: 0.0 to 1.0; None: not known.
             counts: counters to add to those told before.
         """
-        with _harmless("a report of progress"):
+        with _Harmless("a report of progress"):
             if self._tale is not None:
                 self._tracker._note(self._tale, fraction, message, counts)
 
@@ -93,7 +92,7 @@ class Tracked:
         return False
 
     async def __aenter__(self) -> Self:
-        with _harmless("a record"):
+        with _Harmless("a record"):
             if self._new is not None:
                 self._tale = self._tracker._begin(self._new)
         return self
@@ -101,7 +100,7 @@ class Tracked:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with _harmless("the end of a record"):
+        with _Harmless("the end of a record"):
             if self._tale is not None:
                 self._tracker._end(self._tale, self.result, error)
 
@@ -201,7 +200,8 @@ class Tracker:
         if self._closed:
             raise InvalidInput("the tracker is closed; open a new one")
         self._replay.start()
-        job = transition.claim(self._jobs.make(new), self.name, self._lease, self._jobs.clock.now())
+        made = self._jobs.make(new)
+        job = transition.claim(made, self.name, self._lease, made.created_at)
         payload = msgspec.json.encode(new.payload)
         # A copy: it is written later, and whoever gave it may change it. This try is the last that the record may have.
         job = replace(job, payload=msgspec.json.decode(payload), attempt=job.max_attempts - 1)
@@ -245,10 +245,18 @@ class Tracker:
             return transition.complete(job, None, stamp)
 
 
-@contextmanager
-def _harmless(what: str) -> Iterator[None]:
+class _Harmless:
     """No fault of ours, nor of what we were told, comes out."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001  # whatever it is, the work goes on
-        log.warning("tracking: %s cannot be kept, the work goes on: %s", what, error)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        # Whatever it is, the work goes on.
+        log.warning("tracking: %s cannot be kept, the work goes on: %s", self._what, error)
+        return True

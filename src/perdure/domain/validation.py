@@ -112,17 +112,22 @@ def json_value(value: object, what: str, depth: int = 0) -> None:
 
 
 def _plain(value: Any, depth: int) -> bool:
-    """Whether there is surely nothing to say against `value`, as of nearly all; told in an eighth of the time."""
+    """Whether there is surely nothing to say against `value`, as of nearly all; told in a quarter of the time."""
     kind = type(value)
     if kind is str:
         return value.isascii() and "\x00" not in value
     if kind is int:
         return bool(-(2**63) <= value < 2**63)
     if kind is dict and depth < MAX_DEPTH:
-        keys = all(type(key) is str and _plain(key, 0) for key in value)
-        return keys and all(_plain(item, depth + 1) for item in value.values())
+        for key, item in value.items():
+            if type(key) is not str or not _plain(key, 0) or not _plain(item, depth + 1):
+                return False
+        return True
     if (kind is list or kind is tuple) and depth < MAX_DEPTH:
-        return all(_plain(item, depth + 1) for item in value)
+        for item in value:  # noqa: SIM110 - `all` takes twice as long
+            if not _plain(item, depth + 1):
+                return False
+        return True
     return value is None or kind is bool
 
 
