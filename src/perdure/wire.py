@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Self
 
 import msgspec
 
@@ -224,102 +224,6 @@ class Batch(Record):
         return cls(items=msgspec.convert(jobs, list[Added], from_attributes=True))
 
 
-class EmbeddingMetadata(Record, rename="camel"):
-    """What came of an embedding job. `processingTimeMs` is from the start of its last run to its end."""
-
-    embedding_model: str | None
-    vector_count: int | None
-    processing_time_ms: int | None
-
-
-class EmbeddingJob(Record, rename="camel"):
-    """A document's job in the shape of the embedding service that Perdure replaces.
-
-    Attributes:
-        shard_id: the document's id. shard_type_id: its namespace.
-        status: `processing` stands for running and waiting, `completed` for partial, too (`error` then tells of the chunks
-            that are missing), `failed` for cancelled, too.
-        retry_count: runs before the last one.
-    """
-
-    id: str
-    tenant_id: str
-    shard_id: str | None
-    shard_type_id: str | None
-    status: str
-    retry_count: int
-    error: str | None
-    created_at: Moment
-    updated_at: Moment
-    completed_at: Moment | None
-    metadata: EmbeddingMetadata
-
-    @classmethod
-    def of(cls, job: Job) -> Self:
-        """Render a job."""
-        told: dict[str, Any] = counts(job)
-        about, took = _about(job), None
-        if job.started_at and job.completed_at:
-            took = round((job.completed_at - job.started_at).total_seconds() * 1000)
-        missing = len(told.get("failed_chunks") or [])
-        return cls(
-            id=job.id,
-            tenant_id=job.tenant,
-            shard_id=about["document_id"],
-            shard_type_id=about["namespace"],
-            status=next(word for word, states in EMBEDDING_STATES.items() if job.state in states),
-            retry_count=max(0, job.attempt + job.rescues - 1),
-            error=job.failure.message if job.failure else f"{missing} chunks failed" if missing else None,
-            created_at=job.created_at,
-            updated_at=job.updated_at,
-            completed_at=job.completed_at,
-            metadata=EmbeddingMetadata(
-                embedding_model=told.get("model"),
-                vector_count=told.get("chunks_stored"),
-                processing_time_ms=took,
-            ),
-        )
-
-
-EMBEDDING_STATES: Final = {
-    "pending": (JobState.PENDING,),
-    "processing": (JobState.RUNNING, JobState.WAITING),
-    "completed": (JobState.COMPLETED, JobState.PARTIAL),
-    "failed": (JobState.FAILED, JobState.CANCELLED),
-}
-"""The words of that service, and the states that each stands for."""
-
-
-class EmbeddingJobs(Record, rename="camel"):
-    """Embedding jobs, newest first. Give `nextCursor` as `cursor` for the next page; null at the end."""
-
-    jobs: list[EmbeddingJob]
-    next_cursor: str | None
-
-    @classmethod
-    def of(cls, page: Page, query: JobFilter) -> Self:
-        """Render a page of this list."""
-        following = None if page.next is None else query.seal(page.next)
-        return cls(jobs=[EmbeddingJob.of(job) for job in page.jobs], next_cursor=following)
-
-
-class EmbeddingStats(Record):
-    """How many embedding jobs a tenant has, by status."""
-
-    stats: dict[str, int]
-
-    @classmethod
-    def of(cls, stats: Stats) -> Self:
-        """Render counts."""
-        found = stats.counts.get(KIND, {})
-        return cls(
-            stats={
-                word: sum(found.get(state, 0) for state in states)
-                for word, states in EMBEDDING_STATES.items()
-            }
-        )
-
-
 class Counts(Record):
     """How many jobs a tenant has; `by_kind` leaves out zeros."""
 
@@ -357,16 +261,9 @@ class DocumentLine(Record):
     def of(cls, stored: StoredDocument) -> Self:
         """Render a document."""
         document = stored.document
-        return cls(
-            document_id=document.id,
-            version=document.version,
-            ingestion_id=document.ingestion_id,
-            content_hash=document.content_hash,
-            metadata=document.source_metadata,
-            chunk_count=stored.chunk_count,
-            complete=stored.complete,
-            model=stored.model,
-            published_at=stored.published_at,
+        told = msgspec.structs.asdict(document) | msgspec.structs.asdict(stored)
+        return msgspec.convert(
+            {**told, "document_id": document.id, "metadata": document.source_metadata}, cls
         )
 
 
@@ -445,15 +342,8 @@ class Feed(Record):
     def of(cls, status: Any, now: float) -> Feed:
         """Render a status; `now` is the store's time, in seconds since 1970."""
         reader = status.leader if status.until > now else ""
-        return cls(
-            name=status.name,
-            reader=reader,
-            upserts=status.upserts,
-            deletes=status.deletes,
-            parked=status.parked,
-            lag_seconds=status.lag,
-            note=status.note,
-        )
+        told = msgspec.structs.asdict(status)
+        return msgspec.convert({**told, "reader": reader, "lag_seconds": status.lag}, cls)
 
 
 class FeedList(Record):

@@ -8,13 +8,12 @@ import msgspec
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from perdure import wire
 from perdure.domain.job import DEFAULT_TENANT
 from perdure.domain.validation import NAME
-from perdure.ledger import ChunkPage
 from perdure.problems import KINDS
 from perdure.rest.bodies import TextRequest, UploadFields
 from perdure.rest.problems import MEDIA_TYPE, Problem
+from perdure.wire import EventLine
 
 VERSION: Final = "1"
 """Of the API, as in its paths; not of the package."""
@@ -38,12 +37,8 @@ TAGS: Final = [
     {"name": "probes", "description": "For whoever runs the server."},
 ]
 _REF: Final = "#/components/schemas/"
-_TYPES: Final = (
-    *(wire.Accepted, wire.Status, ChunkPage, wire.Deleted, wire.Deferred, wire.DocumentPage, wire.Hits),
-    *(wire.JobWhole, wire.JobPage, wire.Batch, wire.EventLine, wire.History, wire.Counts, Problem),
-    *(wire.EmbeddingJobs, wire.EmbeddingStats),
-    *(wire.NewWebhook, wire.WebhookList, wire.Delivery, wire.DeliveryList, wire.FeedList),
-)
+_told: Final[dict[type[msgspec.Struct], None]] = {EventLine: None}
+"""What calls answer, and what the events of a stream hold."""
 
 _KEY: Final = {
     "type": "http",
@@ -82,7 +77,7 @@ class Api(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """Describe all calls; made once."""
         if self.openapi_schema is None:
-            _, schemas = msgspec.json.schema_components(_TYPES, ref_template=f"{_REF}{{name}}")
+            _, schemas = msgspec.json.schema_components(_told, ref_template=f"{_REF}{{name}}")
             whole = super().openapi()
             whole["components"]["schemas"] |= schemas
             whole["components"]["securitySchemes"] = {"key": _KEY}
@@ -159,5 +154,6 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _content(description: str, media_type: str, model: type[msgspec.Struct]) -> dict[str, Any]:
+    _told[model] = None
     schema = {"$ref": f"{_REF}{model.__name__}"}
     return {"description": description, "content": {media_type: {"schema": schema}}}

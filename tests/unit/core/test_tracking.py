@@ -15,7 +15,7 @@ from perdure.core.tracking import Tracker
 from perdure.domain.errors import InvalidInput, StoreError
 from perdure.domain.job import Progress
 from perdure.domain.state import Event, JobState
-from perdure.wire import EmbeddingJob
+from perdure.rest.embedding import EmbeddingJob
 from tests.unit.core.conftest import StartWorker
 from tests.unit.core.tracked import LEASE, House, failing, right, run, warnings, written
 
