@@ -10,7 +10,8 @@ import click
 
 from perdure import wire
 from perdure.cli.call import Call, Function, command
-from perdure.cli.commands.jobs import change_each, narrowing
+from perdure.cli.commands.jobs import narrowing
+from perdure.cli.commands.steering import change_each
 from perdure.cli.output import say
 from perdure.cli.show import job_table
 from perdure.domain import validation as check
