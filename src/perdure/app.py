@@ -10,14 +10,13 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Ma
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 import msgspec
 
 from perdure import bootstrap, deletion, ingestion, reindexing
 from perdure.access import Gate
 from perdure.chunkers import named as chunking
-from perdure.core.context import Context
 from perdure.core.dispatch import Dispatcher
 from perdure.core.events import EventLog
 from perdure.core.generations import Documents, Generations
@@ -63,6 +62,7 @@ if TYPE_CHECKING:
 __all__ = ["App", "FileItem", "open"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+_OWN_KINDS: Final = frozenset({ingestion.KIND, reindexing.KIND, deletion.KIND, WEBHOOK})
 log = logging.getLogger(__name__)
 
 
@@ -169,9 +169,15 @@ class App:
             self._reindexing = Reindexing(self.jobs, self.vectors, self._generations, self._vectorizer)
             stack.push_async_callback(self._reindexing.close)
             self.jobs.listeners.append(self._reindexing.heed)
-            for kind, (call, retry) in self._own_kinds().items():
+            for kind, call, retry in (
+                (ingestion.KIND, self._ingestion.run, ingestion.RETRY),
+                (reindexing.KIND, self._reindexing.run, reindexing.RETRY),
+                (deletion.KIND, self._deletion.run, deletion.RETRY),
+                (WEBHOOK, self.webhooks.deliver, WEBHOOK_RETRY),
+            ):
                 if kind not in self.handlers:
                     self.handlers.register(kind, call, retry=retry)
+                    stack.callback(self.handlers.remove, kind)  # an app may be opened again
             if self._with_worker:
                 worker = self.make_worker()
                 running = asyncio.create_task(worker.run(), name="perdure-worker")
@@ -431,29 +437,8 @@ class App:
         options = {"ttl": self.settings.job_ttl, **options}
         return await self.jobs.add(NewJob(kind=reindexing.KIND, payload=payload, tenant=tenant, **options))
 
-    def _own_kinds(self) -> dict[str, tuple[Callable[..., Any], RetryPolicy]]:
-        return {
-            ingestion.KIND: (self._vectorize, ingestion.RETRY),
-            reindexing.KIND: (self._reindex, reindexing.RETRY),
-            deletion.KIND: (self._delete, deletion.RETRY),
-            WEBHOOK: (self._deliver, WEBHOOK_RETRY),
-        }
-
     async def _vectorizer(self, embedder: str) -> Vectorizer:
         return await self._pipeline.by(embedder).vectorizer()
-
-    async def _reindex(self, ctx: Context, **payload: Any) -> Any:
-        return await self._reindexing.run(ctx, **payload)
-
-    async def _vectorize(self, ctx: Context, **payload: Any) -> Any:
-        """The handler, for the stores that are open now: an app may be opened again."""
-        return await self._ingestion.run(ctx, **payload)
-
-    async def _delete(self, ctx: Context, **payload: Any) -> Any:
-        return await self._deletion.run(ctx, **payload)
-
-    async def _deliver(self, ctx: Context, **payload: Any) -> Any:
-        return await self.webhooks.deliver(ctx, **payload)
 
     async def _add(self, options: dict[str, Any]) -> Job:
         connection = options.pop("connection", None)
@@ -531,7 +516,7 @@ class App:
         return await self.jobs.add_many(new)
 
     def _new(self, kind: str, payload: Mapping[str, Json] | None = None, **options: Any) -> NewJob:
-        if kind in self._own_kinds():
+        if kind in _OWN_KINDS:
             raise InvalidInput(
                 f"jobs of kind {kind!r} are Perdure's own; documents come in by ingest (POST /v1/ingest)"
             )
@@ -560,7 +545,7 @@ class App:
             "shares": parse_shares(settings.shares),
         }
         worker = Worker(self.jobs, self.handlers, **(defaults | options))
-        ours = self.handlers.get(ingestion.KIND).call == self._vectorize
+        ours = self.handlers.get(ingestion.KIND).call == self._ingestion.run
         self._vectorizes = self._vectorizes or (
             ours and ingestion.KIND in (options.get("kinds") or self.handlers)
         )

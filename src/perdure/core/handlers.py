@@ -122,6 +122,10 @@ class Handlers:
         self._by_kind[kind] = handler
         return handler
 
+    def remove(self, kind: str) -> None:
+        """Forget the handler of `kind`."""
+        del self._by_kind[kind]
+
     def get(self, kind: str) -> Handler:
         """The kind's handler.
 
