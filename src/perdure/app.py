@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
@@ -31,7 +30,7 @@ from perdure.core.worker import Worker
 from perdure.deletion import Deletion
 from perdure.domain import validation as check
 from perdure.domain.document import DEFAULT_NAMESPACE
-from perdure.domain.errors import DocumentEmpty, InvalidInput, PerdureError, QuotaExceeded
+from perdure.domain.errors import InvalidInput, PerdureError
 from perdure.domain.job import DEFAULT_TENANT, Job, NewJob
 from perdure.domain.record import Json
 from perdure.domain.retry import RetryPolicy
@@ -47,7 +46,7 @@ from perdure.ports.vector_store import VectorStore
 from perdure.quotas import Quotas
 from perdure.reindexing import Reindexing
 from perdure.settings import Settings
-from perdure.submissions import Submissions
+from perdure.submissions import Submissions, Unchanged
 from perdure.telemetry import Metrics, Recent
 from perdure.telemetry.traces import tracing
 from perdure.tracking import make_tracker
@@ -122,7 +121,6 @@ class App:
         self.handlers = Handlers()
         self.followed: dict[str, tuple[str, ChangeFeed]] = {}
         self._with_worker = worker
-        self._vectorizes = False
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -160,9 +158,8 @@ class App:
                 chunking.chunker,
                 self._generations,
             )
-            self._submissions = Submissions(
-                self._orders, self.vectors, self._vectorizer, chunking.chunker, self._generations
-            )
+            unchanged = Unchanged(self.vectors, self._vectorizer, chunking.chunker, self._generations)
+            self._submissions = Submissions(self.jobs, self.blobs, self._orders, self._quotas, unchanged)
             self._deletion = Deletion(self.jobs, self.vectors, self.blobs, self._generations)
             stack.push_async_callback(self._ingestion.close)
             self.jobs.listeners.append(self._ingestion.heed)
@@ -242,14 +239,7 @@ class App:
 
         Where a worker of this app ingests, documents that did not change are found here: their jobs are completed on return.
         """
-        jobs: list[Job] = []
-        look = self._vectorizes and connection is None and self.vectors.capabilities.affirms
-        same = ingestion.same_request
-        async with aclosing(self._submissions.batches(items, options, look=look)) as batches:
-            async for new, done in batches:
-                await self._quotas.check_documents(new[0].tenant, len(new) - len(done))
-                jobs += await self.jobs.add_many(new, same=same, connection=connection, done=done)
-        return jobs
+        return await self._submissions.files(items, options, connection)
 
     async def ingest_text(
         self,
@@ -268,17 +258,8 @@ class App:
         Raises:
             DocumentEmpty: there is no word in it.
         """
-        if not text.strip():
-            raise DocumentEmpty("the text is empty; a document needs at least one word")
-        check.encodable(text, "the text")
-        data = text.encode()
-        name = options.pop("name", "text")
-        if len(data) > ingestion.INLINE_BYTES or "\x00" in text:
-            return await self.ingest_stream(
-                _pieces(data), name=name, document_id=document_id, media_type=media_type, **options
-            )
-        options |= {"document_id": document_id, "media_type": media_type, "name": name, "text": text}
-        return await self._add(options)
+        told = {"document_id": document_id, "media_type": media_type, "name": "text", **options}
+        return await self._submissions.text(text, told)
 
     async def ingest_stream(
         self,
@@ -296,25 +277,8 @@ class App:
             name: a file name; decides the parser where `media_type` does not.
             late: asked for more options once the last piece is in: those that come after the content.
         """
-        if options.get("id") is not None:
-            raise InvalidInput(
-                "large content cannot bring a job id of its own; use an idempotency_key instead"
-            )
-        tenant = check.name(options.get("tenant", DEFAULT_TENANT), "tenant")
-        job_id = self.jobs.stamp("").entry_id
-        digest = hashlib.sha256()
-        await self._quotas.check_documents(tenant)  # before the content is read, not only after it
-        await self.blobs.write(tenant, job_id, _hashed(pieces, digest))
-        try:
-            told = {"document_id": document_id, "media_type": media_type, "name": name, **options, **late()}
-            kept = await self._add(told | {"id": job_id, "blob": job_id, "sha256": digest.hexdigest()})
-        except (InvalidInput, QuotaExceeded):
-            await self.blobs.delete(tenant, job_id)
-            raise
-        # Of any other error nobody knows whether the job was added; a blob without one is swept later.
-        if kept.id != job_id:
-            await self.blobs.delete(tenant, job_id)
-        return kept
+        told = {"document_id": document_id, "media_type": media_type, "name": name, **options}
+        return await self._submissions.stream(pieces, told, late)
 
     async def search(
         self,
@@ -440,12 +404,6 @@ class App:
     async def _vectorizer(self, embedder: str) -> Vectorizer:
         return await self._pipeline.by(embedder).vectorizer()
 
-    async def _add(self, options: dict[str, Any]) -> Job:
-        connection = options.pop("connection", None)
-        new = [self._orders.job(options)]
-        await self._quotas.check_documents(new[0].tenant)
-        return (await self.jobs.add_many(new, same=ingestion.same_request, connection=connection))[0]
-
     # --- jobs -------------------------------------------------------------------------------
 
     def handler(
@@ -546,9 +504,7 @@ class App:
         }
         worker = Worker(self.jobs, self.handlers, **(defaults | options))
         ours = self.handlers.get(ingestion.KIND).call == self._ingestion.run
-        self._vectorizes = self._vectorizes or (
-            ours and ingestion.KIND in (options.get("kinds") or self.handlers)
-        )
+        self._submissions.looks |= ours and ingestion.KIND in (options.get("kinds") or self.handlers)
         worker.companions += [Dispatcher(self.jobs, worker.name).run, *companions(self)]
         return worker
 
@@ -589,13 +545,3 @@ def _mourn(running: asyncio.Task[None]) -> None:
 async def _drain(worker: Worker, running: asyncio.Task[None]) -> None:
     worker.stop()
     await running
-
-
-async def _pieces(data: bytes) -> AsyncIterator[bytes]:
-    yield data
-
-
-async def _hashed(pieces: AsyncIterable[bytes], digest: Any) -> AsyncIterator[bytes]:
-    async for piece in pieces:
-        digest.update(piece)
-        yield piece

@@ -1,14 +1,24 @@
-"""Files become jobs, hundreds at a time; those whose documents did not change are found on the way, so that no worker need
-read them.
+"""Documents become jobs: streams and texts one by one, files hundreds at a time; files that did not change are found on the way, so
+that no worker need read them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing, suppress
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
@@ -16,16 +26,19 @@ import msgspec
 from msgspec.structs import replace
 
 from perdure.core.generations import Generations
-from perdure.core.jobs import Done
+from perdure.core.jobs import Done, JobService
+from perdure.domain import validation as check
 from perdure.domain.document import Draft
-from perdure.domain.errors import DocumentError, PerdureError
-from perdure.domain.job import NewJob, Progress
-from perdure.ingestion import FileItem, Order, OrderBook, target_of
+from perdure.domain.errors import DocumentEmpty, DocumentError, InvalidInput, PerdureError, QuotaExceeded
+from perdure.domain.job import DEFAULT_TENANT, Job, NewJob, Progress
+from perdure.ingestion import INLINE_BYTES, FileItem, Order, OrderBook, same_request, target_of
 from perdure.pipeline.result import VectorizeResult
 from perdure.pipeline.source import path_source
 from perdure.pipeline.vectorize import Vectorizer
+from perdure.ports.blob_store import BlobStore
 from perdure.ports.parser import Chunker
 from perdure.ports.vector_store import VectorStore
+from perdure.quotas import Quotas
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +56,8 @@ class Batch(NamedTuple):
     done: dict[int, Done]
 
 
-class Submissions:
-    """Makes the jobs, and tells which of them have nothing to do.
+class Unchanged:
+    """Tells of files, before their jobs are added, which of these have nothing to do.
 
     Args:
         vectorizer: gives the pipeline with an embedder, which is loaded when the first submission comes.
@@ -53,52 +66,25 @@ class Submissions:
 
     def __init__(
         self,
-        orders: OrderBook,
         vectors: VectorStore,
         vectorizer: Callable[[str], Awaitable[Vectorizer]],
         chunker: Callable[[str], Chunker],
         generations: Generations,
     ) -> None:
-        self._orders = orders
         self._vectors = vectors
         self._vectorizer = vectorizer
         self._chunker = chunker
         self._generations = generations
 
-    async def batches(
-        self, items: Iterable[FileItem], options: Mapping[str, Any], *, look: bool
-    ) -> AsyncGenerator[Batch, None]:
-        """The jobs of the files; while one batch is written the next is read.
-
-        Args:
-            look: whether to find out what did not change.
-
-        Raises:
-            DocumentUnreadable, InvalidInput: as `OrderBook.for_file`; the batches before stand.
-        """
-        left = iter(items)
-        ahead = asyncio.ensure_future(self._batch(list(islice(left, BATCH)), options, look=look))
-        try:
-            while (batch := await ahead).new:
-                ahead = asyncio.ensure_future(self._batch(list(islice(left, BATCH)), options, look=look))
-                yield batch
-        finally:
-            ahead.cancel()
-            await asyncio.gather(ahead, return_exceptions=True)
-
-    async def _batch(self, items: list[FileItem], options: Mapping[str, Any], *, look: bool) -> Batch:
-        if not items:
-            return Batch([], {})
-        new = await asyncio.to_thread(lambda: [self._orders.for_file(item, options) for item in items])
-        return Batch(new, await self.unchanged(new) if look else {})
-
-    async def unchanged(self, new: Sequence[NewJob]) -> dict[int, Done]:
+    async def find(self, new: Sequence[NewJob]) -> dict[int, Done]:
         """What comes of those of the jobs, by their places, whose documents did not change; nothing older is published any
         more after these. Whatever is in doubt or in trouble is left to a worker.
 
         Args:
             new: of files, all of one tenant and namespace.
         """
+        if not self._vectors.capabilities.affirms:
+            return {}
         said = Counter(job.document_id for job in new)
         plain = ((place, _plain(job)) for place, job in enumerate(new) if said[job.document_id] == 1)
         orders = {place: order for place, order in plain if order is not None}
@@ -152,9 +138,116 @@ class Submissions:
         return drafts
 
 
+class Submissions:
+    """Takes documents in, as many as their tenant may have.
+
+    Attributes:
+        looks: whether files that did not change are found here. Where no worker of this process ingests, it loads no model.
+    """
+
+    def __init__(
+        self, jobs: JobService, blobs: BlobStore, orders: OrderBook, quotas: Quotas, unchanged: Unchanged
+    ) -> None:
+        self.looks = False
+        self._jobs = jobs
+        self._blobs = blobs
+        self._orders = orders
+        self._quotas = quotas
+        self._unchanged = unchanged
+
+    async def text(self, text: str, options: Mapping[str, Any]) -> Job:
+        """See `App.ingest_text`. A short text is part of its job."""
+        if not text.strip():
+            raise DocumentEmpty("the text is empty; a document needs at least one word")
+        check.encodable(text, "the text")
+        data = text.encode()
+        if len(data) > INLINE_BYTES or "\x00" in text:
+            return await self.stream(_whole(data), options, dict)
+        return await self._add({**options, "text": text})
+
+    async def stream(
+        self, pieces: AsyncIterable[bytes], options: Mapping[str, Any], late: Callable[[], Mapping[str, Any]]
+    ) -> Job:
+        """See `App.ingest_stream`. The content is kept under its job's id, before there is a job."""
+        if options.get("id") is not None:
+            raise InvalidInput(
+                "large content cannot bring a job id of its own; use an idempotency_key instead"
+            )
+        tenant = check.name(options.get("tenant", DEFAULT_TENANT), "tenant")
+        job_id = self._jobs.stamp("").entry_id
+        digest = hashlib.sha256()
+        await self._quotas.check_documents(tenant)  # before the content is read, not only after it
+        await self._blobs.write(tenant, job_id, _hashed(pieces, digest))
+        try:
+            told = {**options, **late(), "id": job_id, "blob": job_id, "sha256": digest.hexdigest()}
+            kept = await self._add(told)
+        except (InvalidInput, QuotaExceeded):
+            await self._blobs.delete(tenant, job_id)
+            raise
+        # Of any other error nobody knows whether the job was added; a blob without one is swept later.
+        if kept.id != job_id:
+            await self._blobs.delete(tenant, job_id)
+        return kept
+
+    async def _add(self, options: dict[str, Any]) -> Job:
+        connection = options.pop("connection", None)
+        new = [self._orders.job(options)]
+        await self._quotas.check_documents(new[0].tenant)
+        return (await self._jobs.add_many(new, same=same_request, connection=connection))[0]
+
+    async def files(
+        self, items: Iterable[FileItem], options: Mapping[str, Any], connection: object | None
+    ) -> list[Job]:
+        """See `App.ingest_many`."""
+        jobs: list[Job] = []
+        look = self.looks and connection is None
+        async with aclosing(self._batches(items, options, look=look)) as batches:
+            async for new, done in batches:
+                await self._quotas.check_documents(new[0].tenant, len(new) - len(done))
+                jobs += await self._jobs.add_many(new, same=same_request, connection=connection, done=done)
+        return jobs
+
+    async def _batches(
+        self, items: Iterable[FileItem], options: Mapping[str, Any], *, look: bool
+    ) -> AsyncGenerator[Batch, None]:
+        """The jobs of the files; while one batch is written the next is read.
+
+        Args:
+            look: whether to find out what did not change.
+
+        Raises:
+            DocumentUnreadable, InvalidInput: as `OrderBook.for_file`; the batches before stand.
+        """
+        left = iter(items)
+        ahead = asyncio.ensure_future(self._batch(list(islice(left, BATCH)), options, look=look))
+        try:
+            while (batch := await ahead).new:
+                ahead = asyncio.ensure_future(self._batch(list(islice(left, BATCH)), options, look=look))
+                yield batch
+        finally:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
+
+    async def _batch(self, items: list[FileItem], options: Mapping[str, Any], *, look: bool) -> Batch:
+        if not items:
+            return Batch([], {})
+        new = await asyncio.to_thread(lambda: [self._orders.for_file(item, options) for item in items])
+        return Batch(new, await self._unchanged.find(new) if look else {})
+
+
 def _plain(job: NewJob) -> Order | None:
     """The order of a file that may be looked at now; None: a worker does it."""
     order = msgspec.convert(job.payload, Order)
     # A request that repeats itself has the version of its first saying, which a dated one does not know.
     unsure = order.dated and job.idempotency_key is not None
     return None if order.path is None or job.run_at or not job.max_rescues or unsure else order
+
+
+async def _whole(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def _hashed(pieces: AsyncIterable[bytes], digest: Any) -> AsyncIterator[bytes]:
+    async for piece in pieces:
+        digest.update(piece)
+        yield piece
