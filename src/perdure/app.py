@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 import msgspec
 
-from perdure import bootstrap, deletion, ingestion, reindexing
+from perdure import bootstrap, deletion, ingestion, orders, reindexing
 from perdure.access import Gate
 from perdure.chunkers import named as chunking
 from perdure.core.dispatch import Dispatcher
@@ -37,9 +37,10 @@ from perdure.domain.retry import RetryPolicy
 from perdure.domain.search import Hit, parse_filter
 from perdure.domain.terms import parse_shares
 from perdure.feeding import companions
-from perdure.ingestion import FileItem, Ingestion, OrderBook
+from perdure.ingestion import Ingestion
 from perdure.inline import inline
 from perdure.ledger import Ledger
+from perdure.orders import FileItem, OrderBook
 from perdure.ports.blob_store import BlobStore
 from perdure.ports.change_feed import ChangeFeed
 from perdure.ports.vector_store import VectorStore
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
 __all__ = ["App", "FileItem", "open"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-_OWN_KINDS: Final = frozenset({ingestion.KIND, reindexing.KIND, deletion.KIND, WEBHOOK})
+_OWN_KINDS: Final = frozenset({orders.KIND, reindexing.KIND, deletion.KIND, WEBHOOK})
 log = logging.getLogger(__name__)
 
 
@@ -167,7 +168,7 @@ class App:
             stack.push_async_callback(self._reindexing.close)
             self.jobs.listeners.append(self._reindexing.heed)
             for kind, call, retry in (
-                (ingestion.KIND, self._ingestion.run, ingestion.RETRY),
+                (orders.KIND, self._ingestion.run, ingestion.RETRY),
                 (reindexing.KIND, self._reindexing.run, reindexing.RETRY),
                 (deletion.KIND, self._deletion.run, deletion.RETRY),
                 (WEBHOOK, self.webhooks.deliver, WEBHOOK_RETRY),
@@ -503,8 +504,8 @@ class App:
             "shares": parse_shares(settings.shares),
         }
         worker = Worker(self.jobs, self.handlers, **(defaults | options))
-        ours = self.handlers.get(ingestion.KIND).call == self._ingestion.run
-        self._submissions.looks |= ours and ingestion.KIND in (options.get("kinds") or self.handlers)
+        ours = self.handlers.get(orders.KIND).call == self._ingestion.run
+        self._submissions.looks |= ours and orders.KIND in (options.get("kinds") or self.handlers)
         worker.companions += [Dispatcher(self.jobs, worker.name).run, *companions(self)]
         return worker
 

@@ -17,8 +17,8 @@ from perdure.domain.query import JobFilter
 from perdure.domain.record import Json
 from perdure.domain.retry import RetryPolicy
 from perdure.domain.state import UNFINISHED, JobState
-from perdure.ingestion import KIND as INGESTION
-from perdure.ingestion import Order
+from perdure.orders import KIND as INGESTION
+from perdure.orders import Order
 from perdure.ports.blob_store import BlobStore
 from perdure.ports.vector_store import VectorStore
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from perdure import ingestion
+from perdure import orders
 from perdure.core.feeds import FeedRunner, Feeds, FeedStatus, Sink
 from perdure.domain import validation as check
 from perdure.domain.change import Action, Change, Poison
@@ -186,7 +186,7 @@ class Documents:
                     )
 
     async def _jobs_of(self, tenant: str, document_id: str, states: tuple[JobState, ...]) -> list[Job]:
-        query = JobFilter(tenant=tenant, kinds=(ingestion.KIND,), states=states, document_id=document_id)
+        query = JobFilter(tenant=tenant, kinds=(orders.KIND,), states=states, document_id=document_id)
         return await self._app.jobs.store.find(query, 500, None)
 
     async def _delete(self, change: Change) -> None:
@@ -204,4 +204,4 @@ def _version(job: Job) -> int:
 
 def _key(change: Change) -> str:
     """The same for the same state of the same document."""
-    return ingestion.FED + uuid5(*change.document, str(change.action), str(change.version), change.etag)
+    return orders.FED + uuid5(*change.document, str(change.action), str(change.version), change.etag)

@@ -14,7 +14,7 @@ from perdure.domain.document import Chunk
 from perdure.domain.errors import NotFound
 from perdure.domain.job import DEFAULT_TENANT, Job
 from perdure.domain.record import Record
-from perdure.ingestion import KIND, Order
+from perdure.orders import KIND, Order
 
 
 class ChunkState(StrEnum):

@@ -31,7 +31,8 @@ from perdure.domain import validation as check
 from perdure.domain.document import Draft
 from perdure.domain.errors import DocumentEmpty, DocumentError, InvalidInput, PerdureError, QuotaExceeded
 from perdure.domain.job import DEFAULT_TENANT, Job, NewJob, Progress
-from perdure.ingestion import INLINE_BYTES, FileItem, Order, OrderBook, same_request, target_of
+from perdure.ingestion import target_of
+from perdure.orders import INLINE_BYTES, FileItem, Order, OrderBook, same_request
 from perdure.pipeline.result import VectorizeResult
 from perdure.pipeline.source import path_source
 from perdure.pipeline.vectorize import Vectorizer

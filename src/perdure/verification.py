@@ -15,7 +15,7 @@ from perdure.domain.job import Job
 from perdure.domain.query import JobFilter
 from perdure.domain.record import Record
 from perdure.domain.state import UNFINISHED, JobState
-from perdure.ingestion import KIND, Order, OrderBook
+from perdure.orders import KIND, Order, OrderBook
 from perdure.pipeline.vectorize import QuietRun, Vectorizer
 from perdure.ports.vector_store import Audit, VectorStore
 

@@ -19,7 +19,7 @@ from perdure.domain.query import JobFilter, Page, Stats
 from perdure.domain.record import Json, Record
 from perdure.domain.search import Hit
 from perdure.domain.state import Event, JobState
-from perdure.ingestion import KIND
+from perdure.orders import KIND
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 

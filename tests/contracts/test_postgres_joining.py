@@ -27,7 +27,7 @@ from perdure.domain.errors import (
 from perdure.domain.job import Job, NewJob
 from perdure.domain.query import JobFilter
 from perdure.domain.state import JobState
-from perdure.ingestion import INLINE_BYTES
+from perdure.orders import INLINE_BYTES
 from perdure.stores.postgres import PostgresJobStore
 from perdure.testing.builders import make_job
 from tests.servers.postgres import fresh_database, fresh_schema

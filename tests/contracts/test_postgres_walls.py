@@ -16,7 +16,7 @@ import pytest_asyncio
 import perdure
 from perdure.domain.query import JobFilter
 from perdure.domain.state import JobState
-from perdure.ingestion import INLINE_BYTES
+from perdure.orders import INLINE_BYTES
 from tests.servers.postgres import fresh_database
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("postgres")]

@@ -15,8 +15,8 @@ from perdure.app import App
 from perdure.domain.document import DEFAULT_NAMESPACE
 from perdure.domain.errors import Deferred, NotFound
 from perdure.domain.job import Job
-from perdure.ingestion import KIND
 from perdure.ledger import ChunkPage, ChunkState
+from perdure.orders import KIND
 from perdure.rest.bodies import Line, Namespace, SearchRequest, TextRequest, UploadFields
 from perdure.rest.context import (
     AppOf,

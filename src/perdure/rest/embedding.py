@@ -12,7 +12,7 @@ from perdure.domain.job import Job
 from perdure.domain.query import JobFilter, Page, Stats
 from perdure.domain.record import Record
 from perdure.domain.state import JobState
-from perdure.ingestion import KIND
+from perdure.orders import KIND
 from perdure.rest.bodies import EmbeddingQuery, Line
 from perdure.rest.context import AppOf, Guarded, TenantOf, reply
 from perdure.rest.openapi import answers

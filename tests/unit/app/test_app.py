@@ -24,7 +24,7 @@ from perdure.domain.errors import (
 from perdure.domain.job import Job
 from perdure.domain.state import JobState
 from perdure.embedders.hashing import HashingEmbedder
-from perdure.ingestion import INLINE_BYTES
+from perdure.orders import INLINE_BYTES
 from perdure.ports.embedder import Purpose
 
 QUICK: dict[str, Any] = {"embedder": "hashing", "poll_seconds": 0.02, "lease_seconds": 6.0}
