@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.contracts.test_rest_server import Server
-from tests.servers.postgres import fresh_database
+from tests.servers.postgres import vector_schema
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.fault, pytest.mark.xdist_group("postgres")]
 
@@ -47,7 +47,7 @@ JOBS = 60
 
 @pytest.fixture
 async def store(postgres_url: str) -> AsyncIterator[str]:
-    async with fresh_database(postgres_url) as url:
+    async with vector_schema(postgres_url) as url:
         yield url
 
 

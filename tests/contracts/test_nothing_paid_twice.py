@@ -16,7 +16,7 @@ from perdure.app import App
 from perdure.domain.job import Job
 from perdure.domain.state import JobState
 from tests.servers.embedding_peer import EmbeddingPeer, serving
-from tests.servers.postgres import fresh_schema
+from tests.servers.postgres import vector_schema
 
 CHUNKS = 1_000
 
@@ -39,7 +39,7 @@ async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[s
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'p.db'}"
     else:
-        async with fresh_schema(request.getfixturevalue("postgres_url")) as url:
+        async with vector_schema(request.getfixturevalue("postgres_url")) as url:
             yield url
 
 
