@@ -13,6 +13,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from _pytest.nodeid import coerce_node_id
 
 # The same examples in every run, and no more than find something: every test runs often. Two busy cores make any
 # example slow now and then; that says nothing about the code.
@@ -45,6 +46,14 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Name a test's `xdist_group` where pytest 9.2 looks for it: pytest-xdist 3.8 does so where it did before (its issue 1386)."""
+    for item in items:
+        if grouped := getattr(item, "_nodeid", None):
+            item._id = coerce_node_id(grouped)
 
 
 def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
