@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
@@ -80,6 +81,30 @@ class BeginSuite(VectorStoreSuite):
             assert await vectors.publish(again, ids(chunks)[:1]) == before
         assert [chunk.chunk_id for chunk in await chunks_of(vectors, draft)] == ids(chunks)
         assert {hit.chunk_id for hit in await searched(vectors)} == set(ids(chunks))
+
+    async def test_of_many_that_begin_at_once_each_hears_of_its_own(self, vectors: VectorStore) -> None:
+        await published(vectors)
+        drafts = [make_draft(id=f"new-{number}") for number in range(5)]
+        odd = make_draft(id="odd", model="model-b", dimension=16)
+        heard = await asyncio.gather(
+            *(vectors.begin(draft) for draft in [*drafts, odd, drafts[0]]), return_exceptions=True
+        )
+        assert heard[:5] == [Begun(published=None, resumed=False)] * 5
+        assert isinstance(heard[5], ModelMismatch)
+        assert isinstance(heard[6], Begun)
+        for draft in drafts:
+            await publish(vectors, draft, make_chunks(draft))
+
+    async def test_the_newest_of_those_that_begin_a_document_at_once_holds_it(
+        self, vectors: VectorStore
+    ) -> None:
+        drafts = [make_draft(version) for version in (2, 1, 4, 3)]
+        await asyncio.gather(*map(vectors.begin, drafts), return_exceptions=True)
+        for draft in drafts:
+            with pytest.raises(StaleWrite) if draft.document.version < 4 else nullcontext():
+                await publish(vectors, draft, make_chunks(draft))
+        [stored] = await vectors.documents(TENANT, NAMESPACE, 10)
+        assert stored.document.version == 4
 
     async def test_nobody_sees_a_draft(self, vectors: VectorStore) -> None:
         draft = await begun(vectors)

@@ -25,6 +25,21 @@ WHERE NOT EXISTS (
 ORDER BY 1, 2
 ON CONFLICT DO NOTHING
 
+-- name: begin_documents
+-- Drafts of documents that are not there yet, where their vectors fit beside what readers see in the namespace.
+INSERT INTO perdure_vector_documents (namespace, document_id, begun_version, begun_epoch, draft_model, draft_dimension)
+SELECT a.* FROM unnest($1::integer[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::integer[])
+    AS a (namespace, document_id, version, epoch, model, dimension)
+WHERE NOT EXISTS (
+    SELECT FROM perdure_vector_documents d WHERE (d.namespace, d.document_id) = (a.namespace, a.document_id)
+) AND EXISTS (
+    SELECT FROM perdure_vector_namespaces n
+    WHERE n.id = a.namespace AND (n.documents = 0 OR (n.model, n.dimension) = (a.model, a.dimension))
+)
+ORDER BY 1, 2
+ON CONFLICT DO NOTHING
+RETURNING namespace, document_id
+
 -- name: lock_heads
 -- In one order, so that two transactions wait for each other and never in a ring; and each by the index: while the table is
 -- filled the planner knows nothing of it, and would read all documents of a namespace for each one that is asked for.

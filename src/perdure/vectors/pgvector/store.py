@@ -12,15 +12,16 @@ from msgspec.structs import replace
 from perdure.databases.postgres import Connection, PostgresDatabase, PostgresGuest, Schema, load_queries
 from perdure.domain.document import Chunk, Draft, EmbeddedChunk, Namespace, StoredDocument
 from perdure.domain.errors import SchemaMismatch, StoreError
-from perdure.domain.heads import place_of
+from perdure.domain.heads import Place, place_of
 from perdure.domain.search import Hit, SearchQuery
 from perdure.domain.vector import check_vectors
 from perdure.ports.vector_store import Audit, Begun, Surplus, VectorCapabilities
 from perdure.vectors.pgvector.batches import Batches
+from perdure.vectors.pgvector.beginning import Beginning
 from perdure.vectors.pgvector.indexes import Index, Indexes, kind_of
 from perdure.vectors.pgvector.rows import chunk_of, decode_head, encode_json, hashes, uuids, vector_of
 from perdure.vectors.pgvector.searching import Searching
-from perdure.vectors.pgvector.writing import Change, Writing
+from perdure.vectors.pgvector.writing import Change, Writing, check_storable
 
 T = TypeVar("T")
 
@@ -47,6 +48,7 @@ class PgvectorStore(PostgresGuest):
         super().__init__(database, "vector store", SCHEMA)
         self._queries = load_queries("perdure.vectors.pgvector", "queries.sql")
         self._batches = Batches(self._perform)
+        self._beginning = Beginning(self._begin_new)
         self._searching = Searching(database, self._queries)
         self._indexes = Indexes(database, self._queries)
         self._namespaces: dict[tuple[str, str], int] = {}
@@ -78,6 +80,7 @@ class PgvectorStore(PostgresGuest):
     async def close(self) -> None:
         """See the port."""
         if not self._closed:
+            await self._beginning.drain()
             await self._batches.drain()
             self._closed = True
             await self._indexes.close()
@@ -87,6 +90,10 @@ class PgvectorStore(PostgresGuest):
 
     async def begin(self, draft: Draft) -> Begun:
         """See the port."""
+        self._here()
+        check_storable(draft)
+        if await self._beginning.begin(draft):
+            return Begun(published=None, resumed=False)
         change = Change(place_of(draft), lambda writing, subject: writing.begin(subject, draft), creates=True)
         return await self._write(change)
 
@@ -314,6 +321,21 @@ class PgvectorStore(PostgresGuest):
             return await Writing(connection, self._queries).perform(changes, self._namespaces)
 
         return await self._database.run(work, atomic=True)
+
+    async def _begin_new(self, drafts: Mapping[Place, Draft]) -> set[Place]:
+        """Begin those whose documents are new; which."""
+        await self._find_namespaces({place[:2] for place in drafts} - self._namespaces.keys())
+        rows = {(self._namespaces[place[:2]], place[2]): place for place in drafts}
+        begun = await self._fetch(
+            "begin_documents",
+            [namespace for namespace, _ in rows],
+            [document_id for _, document_id in rows],
+            [draft.document.version for draft in drafts.values()],
+            [draft.epoch for draft in drafts.values()],
+            [draft.model for draft in drafts.values()],
+            [draft.dimension for draft in drafts.values()],
+        )
+        return {rows[row["namespace"], row["document_id"]] for row in begun}
 
     async def _find_namespaces(self, unknown: set[tuple[str, str]]) -> None:
         """Learn the rows of namespaces, making those that are not there. They stay for good."""

@@ -36,6 +36,19 @@ STORED_IDS: Final = 5000
 """Ids of stored chunks that are looked at a time."""
 
 
+def check_storable(draft: Draft) -> None:
+    """Whether PostgreSQL can store it.
+
+    Raises:
+        InvalidInput: its dimension, or its metadata, is beyond that.
+    """
+    if not 1 <= draft.dimension <= MAX_DIMENSION:
+        raise InvalidInput(
+            f"the dimension is {draft.dimension}; pgvector stores 1 to {MAX_DIMENSION} numbers"
+        )
+    metadata_json(draft.document.source_metadata)
+
+
 class Change(NamedTuple, Generic[T]):
     """A write to one document.
 
@@ -109,11 +122,6 @@ class Writing:
     async def begin(self, subject: Subject, draft: Draft) -> Begun:
         """Let the draft hold its document."""
         head = subject.head
-        if not 1 <= draft.dimension <= MAX_DIMENSION:
-            raise InvalidInput(
-                f"the dimension is {draft.dimension}; pgvector stores 1 to {MAX_DIMENSION} numbers"
-            )
-        metadata_json(draft.document.source_metadata)
         resumed = head.serves(draft)
         self._drop(head.begin(draft, subject.shelf.held))
         self._heads[head.id] = head
