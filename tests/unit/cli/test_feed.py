@@ -1,4 +1,4 @@
-"""What a feed could not carry out, from a terminal."""
+"""Feeds from a terminal: that one is read, and what it could not carry out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import perdure as library
+from perdure.core.feeds import FeedRunner
 from perdure.domain.change import Batch, Poison
 from perdure.feeding import make_feed, make_runner
 
@@ -37,3 +38,17 @@ def test_parked_events_come_in_pages_and_whoever_asks_is_told_that_there_are_mor
     assert page("--limit", "2", "--after", "b") == (["c", "d"], "perdure: there are more: --after d\n")
     assert page("--limit", "2", "--after", "d") == (["e"], "")
     assert "no more parked events" in perdure("feed", "parked", "inbox", "--after", "e").err
+
+
+def test_whoever_runs_a_feed_is_told_that_it_is_read(
+    perdure: Perdure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def only_once(runner: FeedRunner, _: Batch) -> None:
+        runner.stop()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(FeedRunner, "carry", only_once)
+    told = perdure("feed", "run", "inbox", "folder:.")
+    assert told.code == 0
+    assert "feed inbox: started by" in told.err
+    assert "stopped reading" in told.err

@@ -141,6 +141,7 @@ def test_webhooks_of_a_server(
         ["keys", "list"],
         ["keys", "create", "ci"],
         ["worker"],
+        ["feed", "run", "inbox", "folder:."],
         ["doctor"],
         ["serve"],
         ["jobs", "stats", "--all-tenants"],

@@ -78,20 +78,17 @@ def bridge(call: Call, name: str, url: str, to: str, *, lease: float) -> None:
 async def _run(
     call: Call, name: str, url: str, namespace: str, options: dict[str, Any], to: str | None = None
 ) -> None:
-    from contextlib import AsyncExitStack
-
     from perdure.domain import validation
     from perdure.feeding import make_bridge, make_feed, make_runner
 
-    show_log(logging.INFO, "%(asctime)s %(message)s")
-    validation.name(call.tenant, "tenant")
+    app = call.open(create=True)
+    show_log(logging.INFO, "%(asctime)s %(message)s", style=app.settings.log)
     source = make_feed(url, tenant=call.tenant, namespace=validation.name(namespace, "namespace"))
-    async with AsyncExitStack() as stack:
-        app = await stack.enter_async_context(call.open(create=True))
+    async with app:
         sink = make_bridge(to) if to else None
         runner = make_runner(app, name, source, sink, tenant=call.tenant, **options)
-        stop = await stack.enter_async_context(working(runner))
-        await stop.asked.wait()
+        async with working(runner) as stop:
+            await stop.asked.wait()
 
 
 @command("perdure feed sql 'postgresql://127.0.0.1/shop?table=papers&text=body' | psql shop", group=feed)
