@@ -34,7 +34,7 @@ async def init(call: Call) -> None:
 
     settings = call.checked(create=True)
     await bootstrap.init(settings)
-    url = settings.store
+    url = bootstrap.shown(settings.store)
     call.show({"store": url, "ready": True}, f"{url} is ready")
 
 
@@ -44,11 +44,13 @@ async def info(call: Call) -> int:
 
     Exit code 4 if a part of it does not answer.
     """
+    from perdure import bootstrap
+
     async with call.open() as app:
         health = await app.health()
         stats = await app.jobs.stats(call.tenant)
         namespaces = await app.documents.namespaces(call.tenant)
-        url = app.settings.store
+        url = bootstrap.shown(app.settings.store)
     numbers = ("DOCUMENTS", "CHUNKS", "DIMENSION")
     held = table("NAMESPACE", "DOCUMENTS", "CHUNKS", "MODEL", "DIMENSION", right=numbers, wrap=["MODEL"])
     for one in namespaces:
