@@ -34,13 +34,13 @@ SLOW = re.compile(
 
 
 def examples(page: str) -> list[tuple[str, list[str]]]:
-    """(command, expected lines) of each `$ ` line in the page's console blocks; `> ` continues a command."""
+    """(command, expected lines) of each `$ ` line in the page's console blocks; `>` continues a command."""
     found: list[tuple[str, list[str]]] = []
     for block in re.findall(r"^```console\n(.*?)^```", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL):
         for line in block.splitlines():
             if line.startswith("$ "):
                 found.append((line[2:], []))
-            elif line.startswith("> "):
+            elif line == ">" or line.startswith("> "):
                 found[-1] = (f"{found[-1][0]}\n{line[2:]}", [])
             else:
                 found[-1][1].append(line)
