@@ -122,8 +122,8 @@ async def test_an_application_of_others_has_the_app(tmp_path: Path, monkeypatch:
         httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client,
     ):
         answer = await client.post("/greetings?name=Ann")
-        job = await api.state.perdure.jobs.get(answer.json()["job"], tenant="default")
-        assert job.payload == {"name": "Ann"}
+        job = await api.state.perdure.wait(answer.json()["job"], timeout=30)
+        assert job.result == "Hello, Ann!"
 
 
 async def test_handlers_are_registered_and_a_missing_app_is_said() -> None:
