@@ -100,7 +100,7 @@ class App:
         metrics: what Prometheus reads of this process and its store. recent: what ended in the last hour.
         webhooks: who else is told of it.
         followed: feeds that were declared in code (`follow`): name → whose, and what.
-        handlers: the registered kinds; `vectorize` is there from the start.
+        handlers: the registered kinds; Perdure's own, such as `vectorize`, while the app is open.
         documents: documents and chunks as readers see them.
         vectors, blobs: the stores of chunks and of waiting content. A namespace that was reindexed lies in `vectors` once for
             each model, under names of its own.

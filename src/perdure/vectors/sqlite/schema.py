@@ -1,9 +1,8 @@
 """The tables.
 
-An *edition* is the chunks of one document version: a draft, what readers see, or one that was superseded and waits to be
-swept. Its number counts up within the document. Chunks are written to all tables as they come, draft or not; what
-readers see is decided by one number in the document's row, so that publishing costs the same for three chunks as for a
-hundred thousand, and a search leaves out what is not published.
+Chunks of all editions (see `perdure.domain.heads`) are written to all tables as they come, draft or not; what readers see is
+decided by one number in the document's row, so that publishing costs the same for three chunks as for a hundred thousand,
+and a search leaves out what is not published.
 """
 
 from __future__ import annotations
