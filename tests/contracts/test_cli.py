@@ -255,6 +255,12 @@ def test_nothing_to_ingest_is_bad_input(shell: Shell) -> None:
     assert outcome.err.startswith("perdure: nothing to ingest in empty; formats known: ")
 
 
+def test_a_path_that_is_not_there_is_all_that_is_told(shell: Shell) -> None:
+    outcome = shell("ingest", "nosuch.txt")
+    assert outcome.code == 2
+    assert outcome.err == "perdure: nosuch.txt: there is no such file or folder; check the path\n"
+
+
 def test_tenants_see_only_their_own(shell: Shell) -> None:
     shell.write(a="a secret of the first tenant")
     shell("--tenant", "first", "ingest", "docs")

@@ -52,3 +52,7 @@ def test_whoever_runs_a_feed_is_told_that_it_is_read(
     assert told.code == 0
     assert "feed inbox: started by" in told.err
     assert "stopped reading" in told.err
+    assert "feed inbox has no parked events" in perdure("feed", "parked", "inbox").err
+    unknown = perdure("feed", "parked", "outbox")
+    assert unknown.code != 0
+    assert "no feed 'outbox' was run on this store; 'perdure feed status' lists" in unknown.err

@@ -150,10 +150,16 @@ async def parked(call: Call, name: str, limit: int, after: str) -> None:
 
     With --json each is a line.
     """
+    from perdure.domain.errors import NotFound
     from perdure.feeding import feeds_of
 
     async with call.open() as app:
-        found = await feeds_of(app).parked(name, limit + 1, after)
+        feeds = feeds_of(app)
+        found = await feeds.parked(name, limit + 1, after)
+        if not found and name not in {one.name for one in await feeds.all()}:
+            raise NotFound(
+                f"no feed {name!r} was run on this store; 'perdure feed status' lists those that were"
+            )
     page = found[:limit]
     rows = table("EVENT", "REASON", "WHAT CAME", wrap=["REASON", "WHAT CAME"])
     for one in page:

@@ -127,7 +127,8 @@ async def ingest(
 
 def _nothing_found(found: FileSearch, paths: Collection[str]) -> int:
     _say_rejected(found)
-    say(f"nothing to ingest in {', '.join(paths)}; formats known: {' '.join(sorted(found.suffixes))}")
+    if not found.problems:  # which say by themselves why there is nothing
+        say(f"nothing to ingest in {', '.join(paths)}; formats known: {' '.join(sorted(found.suffixes))}")
     return BAD_INPUT
 
 
