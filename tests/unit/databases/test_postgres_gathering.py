@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 
 import pytest
 
+from perdure.databases.postgres.gathering import AT_ONCE, TOGETHER, Gathering
 from perdure.domain.errors import StoreCorrupt, StoreUnavailable
 from perdure.domain.job import Job
-from perdure.stores.postgres.gathering import AT_ONCE, TOGETHER, Gathering
 from perdure.testing.builders import make_job
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -33,7 +33,7 @@ class Table:
         return {job_id: self.jobs[job_id] for job_id in job_ids if job_id in self.jobs}
 
 
-async def begun(gathering: Gathering, job_ids: Sequence[str]) -> list[asyncio.Task[Job | None]]:
+async def begun(gathering: Gathering[str, Job], job_ids: Sequence[str]) -> list[asyncio.Task[Job | None]]:
     tasks = [asyncio.create_task(gathering.get(job_id)) for job_id in job_ids]
     await asyncio.sleep(0)
     return tasks

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from perdure.databases.postgres import Duplicate, PostgresDatabase, Schema, load_queries, prepare
+from perdure.databases.postgres import Duplicate, Gathering, PostgresDatabase, Schema, load_queries, prepare
 from perdure.domain.errors import StoreUnavailable
 from perdure.domain.job import Entry, Job
 from perdure.domain.log import LogPage
@@ -27,7 +27,6 @@ from perdure.stores.postgres.adding import COPY_FROM, Adder
 from perdure.stores.postgres.aftermath import CHANNEL, Aftermath, changes_of, names
 from perdure.stores.postgres.claiming import ClaimOnTerms
 from perdure.stores.postgres.floor import FIRST, Floor, Mark, with_floor
-from perdure.stores.postgres.gathering import Gathering
 from perdure.stores.postgres.joining import Joining
 from perdure.stores.postgres.keeping import Keeping
 from perdure.stores.postgres.rows import STATES, claimed_job_of, decode_entry, job_of, moves_as_columns

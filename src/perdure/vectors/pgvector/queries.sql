@@ -38,7 +38,7 @@ WHERE NOT EXISTS (
 )
 ORDER BY 1, 2
 ON CONFLICT DO NOTHING
-RETURNING namespace, document_id
+RETURNING namespace, document_id, begun_version, begun_epoch, draft_model, draft_dimension
 
 -- name: lock_heads
 -- In one order, so that two transactions wait for each other and never in a ring; and each by the index: while the table is

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import asyncpg
 from msgspec.structs import replace
 
-from perdure.databases.postgres import Connection, PostgresDatabase, PostgresGuest, Schema, load_queries
+from perdure.databases.postgres import (
+    Connection,
+    Gathering,
+    PostgresDatabase,
+    PostgresGuest,
+    Schema,
+    load_queries,
+)
 from perdure.domain.document import Chunk, Draft, EmbeddedChunk, Namespace, StoredDocument
+from perdure.domain.drafts import turn
 from perdure.domain.errors import SchemaMismatch, StoreError
-from perdure.domain.heads import Place, place_of
+from perdure.domain.heads import place_of
 from perdure.domain.search import Hit, SearchQuery
 from perdure.domain.vector import check_vectors
 from perdure.ports.vector_store import Audit, Begun, Surplus, VectorCapabilities
 from perdure.vectors.pgvector.batches import Batches
-from perdure.vectors.pgvector.beginning import Beginning
 from perdure.vectors.pgvector.indexes import Index, Indexes, kind_of
 from perdure.vectors.pgvector.rows import chunk_of, decode_head, encode_json, hashes, uuids, vector_of
 from perdure.vectors.pgvector.searching import Searching
@@ -28,6 +35,9 @@ T = TypeVar("T")
 SCHEMA: Final = Schema(
     scripts=Path(__file__).with_name("migrations"), version_table="perdure_vectors_version", head="0001"
 )
+_New: TypeAlias = tuple[str, str, str, int, int, str, int]
+"""A draft that may be of a new document: tenant, namespace, document id, version, epoch, model, dimension."""
+
 OLDEST: Final = (0, 8)
 """The pgvector that can go on searching while a filter leaves too few."""
 
@@ -48,7 +58,7 @@ class PgvectorStore(PostgresGuest):
         super().__init__(database, "vector store", SCHEMA)
         self._queries = load_queries("perdure.vectors.pgvector", "queries.sql")
         self._batches = Batches(self._perform)
-        self._beginning = Beginning(self._begin_new)
+        self._beginning = Gathering(self._begin_new)
         self._searching = Searching(database, self._queries)
         self._indexes = Indexes(database, self._queries)
         self._namespaces: dict[tuple[str, str], int] = {}
@@ -80,7 +90,6 @@ class PgvectorStore(PostgresGuest):
     async def close(self) -> None:
         """See the port."""
         if not self._closed:
-            await self._beginning.drain()
             await self._batches.drain()
             self._closed = True
             await self._indexes.close()
@@ -92,7 +101,7 @@ class PgvectorStore(PostgresGuest):
         """See the port."""
         self._here()
         check_storable(draft)
-        if await self._beginning.begin(draft):
+        if await self._beginning.get((*place_of(draft), *turn(draft), draft.model, draft.dimension)):
             return Begun(published=None, resumed=False)
         change = Change(place_of(draft), lambda writing, subject: writing.begin(subject, draft), creates=True)
         return await self._write(change)
@@ -322,20 +331,12 @@ class PgvectorStore(PostgresGuest):
 
         return await self._database.run(work, atomic=True)
 
-    async def _begin_new(self, drafts: Mapping[Place, Draft]) -> set[Place]:
-        """Begin those whose documents are new; which."""
-        await self._find_namespaces({place[:2] for place in drafts} - self._namespaces.keys())
-        rows = {(self._namespaces[place[:2]], place[2]): place for place in drafts}
-        begun = await self._fetch(
-            "begin_documents",
-            [namespace for namespace, _ in rows],
-            [document_id for _, document_id in rows],
-            [draft.document.version for draft in drafts.values()],
-            [draft.epoch for draft in drafts.values()],
-            [draft.model for draft in drafts.values()],
-            [draft.dimension for draft in drafts.values()],
-        )
-        return {rows[row["namespace"], row["document_id"]] for row in begun}
+    async def _begin_new(self, drafts: Sequence[_New]) -> dict[_New, bool]:
+        """Begin those whose documents were never heard of, and whose vectors fit into their namespaces."""
+        await self._find_namespaces({draft[:2] for draft in drafts} - self._namespaces.keys())
+        asked = {(self._namespaces[draft[:2]], *draft[2:]): draft for draft in drafts}
+        begun = await self._fetch("begin_documents", *map(list, zip(*asked, strict=True)))
+        return {asked[tuple(row)]: True for row in begun}
 
     async def _find_namespaces(self, unknown: set[tuple[str, str]]) -> None:
         """Learn the rows of namespaces, making those that are not there. They stay for good."""

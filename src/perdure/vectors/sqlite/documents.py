@@ -18,32 +18,30 @@ from perdure.domain.moments import micros
 from perdure.vectors.sqlite.chunks import from_metadata, to_json
 
 # A head as JSON; its time in seconds, which msgspec reads to the microsecond.
+_READ: Final = {name: f"d.{name}" for name in Head.__struct_fields__} | {
+    "source_metadata": "json(d.metadata)",
+    "published_at": "json((d.published_at / 1000000) || printf('.%06d', d.published_at % 1000000))",
+}
 _HEADS: Final = """
-SELECT json_group_array(json_object(
-    'id', d.id, 'namespace', d.namespace, 'document_id', d.document_id, 'last_edition', d.last_edition,
-    'deleted_version', d.deleted_version, 'begun_version', d.begun_version, 'begun_epoch', d.begun_epoch,
-    'draft_model', d.draft_model, 'draft_dimension', d.draft_dimension, 'draft', d.draft, 'published', d.published,
-    'version', d.version, 'epoch', d.epoch, 'content_hash', d.content_hash, 'ingestion_id', d.ingestion_id,
-    'source_metadata', json(d.metadata), 'model', d.model, 'dimension', d.dimension, 'strategy', d.strategy,
-    'chunk_count', d.chunk_count, 'complete', d.complete,
-    'published_at', json((d.published_at / 1000000) || printf('.%06d', d.published_at % 1000000))
-))
-FROM {source}
+SELECT json_group_array(json_object({head})) FROM {source}
 """
+_HEAD: Final = ", ".join(f"'{name}', {value}" for name, value in _READ.items())
 HEADS: Final = _HEADS.format(
+    head=_HEAD,
     source="""
 json_each(?) AS wanted CROSS JOIN vector_documents d
 WHERE d.namespace = wanted.value ->> 0 AND d.document_id = wanted.value ->> 1
-"""
+""",
 )
 STORED: Final = _HEADS.format(
+    head=_HEAD,
     source="""(
 SELECT * FROM vector_documents
 WHERE namespace = (SELECT id FROM vector_namespaces WHERE tenant = ? AND name = ?)
   AND document_id > ? AND published IS NOT NULL
 ORDER BY document_id LIMIT ?
 ) AS d
-"""
+""",
 )
 SHELF: Final = "SELECT id, documents, model, dimension FROM vector_namespaces WHERE tenant = ? AND name = ?"
 
@@ -56,33 +54,11 @@ ADD: Final = """
 INSERT INTO vector_documents (id, namespace, document_id)
 SELECT value ->> 'id', value ->> 'namespace', value ->> 'document_id' FROM json_each(?)
 """
-_SAVED: Final = (
-    *(
-        "last_edition",
-        "deleted_version",
-        "begun_version",
-        "begun_epoch",
-        "draft_model",
-        "draft_dimension",
-        "draft",
-    ),
-    *(
-        "published",
-        "version",
-        "epoch",
-        "content_hash",
-        "ingestion_id",
-        "metadata",
-        "model",
-        "dimension",
-        "strategy",
-    ),
-    *("chunk_count", "complete", "published_at"),
-)
+_SAVED: Final = {name.replace("source_", "") for name in _READ} - {"id", "namespace", "document_id"}
 SAVE: Final = """
 UPDATE vector_documents SET {values}
 FROM json_each(?) AS head WHERE vector_documents.id = head.value ->> 'id'
-""".format(values=", ".join(f"{name} = head.value ->> '{name}'" for name in _SAVED))
+""".format(values=", ".join(f"{name} = head.value ->> '{name}'" for name in sorted(_SAVED)))
 COUNT: Final = """
 UPDATE vector_namespaces
 SET documents = documents + ?, chunks = chunks + ?, model = ifnull(?, model), dimension = ifnull(?, dimension)
