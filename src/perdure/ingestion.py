@@ -169,7 +169,7 @@ class Ingestion:
                         await asyncio.to_thread(file.write, piece)
                 yield msgspec.structs.replace(path_source(path), **named)
         else:
-            yield msgspec.structs.replace(path_source(Path(order.path or "")), **named)
+            yield msgspec.structs.replace(path_source(order.path or ""), **named)
 
     async def sweep(self) -> None:
         """Remove what nobody needs: chunks of versions that were replaced, blobs whose job is gone."""

@@ -20,7 +20,7 @@ from collections.abc import (
 )
 from contextlib import aclosing, suppress
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec.structs import replace
@@ -57,6 +57,10 @@ class Batch(NamedTuple):
     done: dict[int, Done]
 
 
+Finder: TypeAlias = Callable[[Sequence[NewJob]], Awaitable[dict[int, Done]]]
+"""Tells what comes of those of the jobs, by their places, whose documents did not change."""
+
+
 class Unchanged:
     """Tells of files, before their jobs are added, which of these have nothing to do.
 
@@ -76,6 +80,28 @@ class Unchanged:
         self._vectorizer = vectorizer
         self._chunker = chunker
         self._generations = generations
+
+    def finder(self) -> Finder:
+        """Give `find` for the batches of one submission. One of many files into a namespace in which readers see nothing reads none
+        of them here.
+        """
+        new_space: bool | None = None
+
+        async def find(new: Sequence[NewJob]) -> dict[int, Done]:
+            nonlocal new_space
+            if new_space is None:
+                new_space = len(new) == BATCH and await self._shows_nothing(new[0])
+            return {} if new_space else await self.find(new)
+
+        return find
+
+    async def _shows_nothing(self, job: NewJob) -> bool:
+        namespace = msgspec.convert(job.payload, Order).namespace
+        with suppress(PerdureError, TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                current = await self._generations.current(job.tenant, namespace)
+                return not await self._vectors.documents(job.tenant, current, 1)
+        return False
 
     async def find(self, new: Sequence[NewJob]) -> dict[int, Done]:
         """What comes of those of the jobs, by their places, whose documents did not change; nothing older is published any
@@ -201,39 +227,39 @@ class Submissions:
     ) -> list[Job]:
         """See `App.ingest_many`."""
         jobs: list[Job] = []
-        look = self.looks and connection is None
-        async with aclosing(self._batches(items, options, look=look)) as batches:
+        find = self._unchanged.finder() if self.looks and connection is None else _none
+        async with aclosing(self._batches(items, options, find)) as batches:
             async for new, done in batches:
                 await self._quotas.check_documents(new[0].tenant, len(new) - len(done))
                 jobs += await self._jobs.add_many(new, same=same_request, connection=connection, done=done)
         return jobs
 
     async def _batches(
-        self, items: Iterable[FileItem], options: Mapping[str, Any], *, look: bool
+        self, items: Iterable[FileItem], options: Mapping[str, Any], find: Finder
     ) -> AsyncGenerator[Batch, None]:
         """The jobs of the files; while one batch is written the next is read.
 
         Args:
-            look: whether to find out what did not change.
+            find: finds out what did not change.
 
         Raises:
             DocumentUnreadable, InvalidInput: as `OrderBook.for_file`; the batches before stand.
         """
         left = iter(items)
-        ahead = asyncio.ensure_future(self._batch(list(islice(left, BATCH)), options, look=look))
+        ahead = asyncio.ensure_future(self._batch(list(islice(left, BATCH)), options, find))
         try:
             while (batch := await ahead).new:
-                ahead = asyncio.ensure_future(self._batch(list(islice(left, BATCH)), options, look=look))
+                ahead = asyncio.ensure_future(self._batch(list(islice(left, BATCH)), options, find))
                 yield batch
         finally:
             ahead.cancel()
             await asyncio.gather(ahead, return_exceptions=True)
 
-    async def _batch(self, items: list[FileItem], options: Mapping[str, Any], *, look: bool) -> Batch:
+    async def _batch(self, items: list[FileItem], options: Mapping[str, Any], find: Finder) -> Batch:
         if not items:
             return Batch([], {})
         new = await asyncio.to_thread(lambda: [self._orders.for_file(item, options) for item in items])
-        return Batch(new, await self._unchanged.find(new) if look else {})
+        return Batch(new, await find(new))
 
 
 def _plain(job: NewJob) -> Order | None:
@@ -242,6 +268,11 @@ def _plain(job: NewJob) -> Order | None:
     # A request that repeats itself has the version of its first saying, which a dated one does not know.
     unsure = order.dated and job.idempotency_key is not None
     return None if order.path is None or job.run_at or not job.max_rescues or unsure else order
+
+
+async def _none(new: Sequence[NewJob]) -> dict[int, Done]:
+    """Leave it to the workers."""
+    return {}
 
 
 async def _whole(data: bytes) -> AsyncIterator[bytes]:

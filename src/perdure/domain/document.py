@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime
 
 import msgspec
 
-from perdure.domain.ids import uuid5
+from perdure.domain.ids import uuid5_under
 from perdure.domain.record import Json, Record
 
 DEFAULT_NAMESPACE = "default"
@@ -159,22 +159,26 @@ def make_chunk(
     metadata: dict[str, Json] | None = None,
 ) -> Chunk:
     """Build the chunk, with the id that this text at this place always has."""
-    hashed = text_hash(text)
-    return Chunk(
-        chunk_id=uuid5(
-            document.tenant,
-            document.namespace,
-            document.id,
-            str(document.version),
-            strategy,
-            str(index),
-            hashed,
-        ),
-        chunk_index=index,
-        chunk_strategy=strategy,
-        chunk_text=text,
-        chunk_hash=hashed,
-        start=start,
-        end=start + len(text),
-        metadata=metadata or {},
-    )
+    return chunk_maker(document, strategy)(index, text, start, metadata)
+
+
+def chunk_maker(
+    document: Document, strategy: str
+) -> Callable[[int, str, int, dict[str, Json] | None], Chunk]:
+    """Give what builds the document's chunks, as `make_chunk` does, of index, text, start and metadata."""
+    identify = uuid5_under(document.tenant, document.namespace, document.id, str(document.version), strategy)
+
+    def make(index: int, text: str, start: int, metadata: dict[str, Json] | None) -> Chunk:
+        hashed = text_hash(text)
+        return Chunk(
+            chunk_id=identify(str(index), hashed),
+            chunk_index=index,
+            chunk_strategy=strategy,
+            chunk_text=text,
+            chunk_hash=hashed,
+            start=start,
+            end=start + len(text),
+            metadata=metadata or {},
+        )
+
+    return make

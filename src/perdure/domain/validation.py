@@ -120,7 +120,13 @@ def _plain(value: Any, depth: int) -> bool:
         return bool(-(2**63) <= value < 2**63)
     if kind is dict and depth < MAX_DEPTH:
         for key, item in value.items():
-            if type(key) is not str or not _plain(key, 0) or not _plain(item, depth + 1):
+            # Written out, as most of what is asked about are keys and texts.
+            if type(key) is not str or not key.isascii() or "\x00" in key:
+                return False
+            if type(item) is str:
+                if not item.isascii() or "\x00" in item:
+                    return False
+            elif not _plain(item, depth + 1):
                 return False
         return True
     if (kind is list or kind is tuple) and depth < MAX_DEPTH:

@@ -6,7 +6,7 @@ import codecs
 import re
 from collections.abc import Iterable
 from functools import cache
-from pathlib import PurePath
+from os.path import splitext
 from typing import Final
 
 from perdure.domain.errors import UnsupportedFormat
@@ -29,6 +29,7 @@ _KNOWN: Final = {
     b"\xff\xd8\xff": "a JPEG image",
     b"\x1f\x8b": "compressed by gzip; unpack it",
 }
+_SIGNATURES: Final = tuple(_KNOWN)
 # What only a file of this kind has among its first bytes.
 _TELLING: Final = (
     (re.compile(rb"%PDF-"), ".pdf"),
@@ -73,7 +74,7 @@ class Parsers:
             UnsupportedFormat: no parser is known for it, and it is not text; or it is not what its name says.
         """
         essence = (media_type or "").partition(";")[0].strip().lower()
-        suffix = PurePath(name).suffix.lower()
+        suffix = splitext(name)[1].lower()  # noqa: PTH122 - a path takes ten times as long
         known = [
             parser
             for parser in (self._by_media_type.get(essence), self._by_suffix.get(suffix))
@@ -90,7 +91,7 @@ class Parsers:
             )
         if told in self._by_suffix:
             return self._by_suffix[told]
-        if head.startswith(_UNICODE_MARKS) or not (looks_binary(head) or head.startswith(tuple(_KNOWN))):
+        if head.startswith(_UNICODE_MARKS) or not (looks_binary(head) or head.startswith(_SIGNATURES)):
             return self._fallback
         raise UnsupportedFormat(
             f"{suffix or 'this'} is not a format that Perdure reads, and the content is {_content(head)}; "
@@ -102,7 +103,7 @@ def _fits(parser: Parser, head: bytes) -> bool:
     """Whether the content can be what the parser reads."""
     if parser.signature:
         return parser.signature in head[:_JUNK]
-    return not head.startswith(tuple(_KNOWN))
+    return not head.startswith(_SIGNATURES)
 
 
 def _content(head: bytes) -> str:

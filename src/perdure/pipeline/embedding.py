@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -56,6 +56,41 @@ class _Batch:
         self.held = set(requests)
         for request in requests:
             request.batch = self
+
+
+class Embedding:
+    """The texts of a document, which are embedded, and stored before they are let go of: `async with` does so."""
+
+    def __init__(self, batcher: EmbeddingBatcher, texts: Sequence[str], tenant: str) -> None:
+        self.texts = texts
+        self.tenant = tenant
+        self.request: _Request | None = None
+        self._batcher = batcher
+
+    async def answer(self) -> Answer:
+        """Wait for what becomes of each text, in order: its vector, or the `TextRejected` that says why it will never have one.
+
+        Raises:
+            EmbedderError: the model failed in a way that may pass, or the batcher is closed.
+            RetryAfter: the provider asked to wait, or the tenant is at its limit.
+        """
+        return await self._batcher.answer(self)
+
+    def release(self) -> None:
+        """Let go of their place in the batch: they are stored, or nobody wants them any more."""
+        if self.request is not None:
+            self._batcher.leave(self.request)
+            self.request = None
+
+    async def __aenter__(self) -> Answer:
+        try:
+            return await self.answer()
+        except BaseException:
+            self.release()
+            raise
+
+    async def __aexit__(self, *raised: object) -> None:
+        self.release()
 
 
 class EmbeddingBatcher:
@@ -126,60 +161,59 @@ class EmbeddingBatcher:
             self._underway -= 1
             self._look_soon()
 
-    def embed(
-        self, texts: Sequence[str], tenant: str = DEFAULT_TENANT
-    ) -> AbstractAsyncContextManager[Answer]:
+    def embed(self, texts: Sequence[str], tenant: str = DEFAULT_TENANT) -> Embedding:
         """Embed texts of a document, none empty, and store them inside the block.
 
         Up to `max_batch` texts go to the model in one batch, never torn apart.
-
-        Yields:
-            For each text, in order: its vector, or the `TextRejected` that says why it will never have one.
-
-        Raises:
-            EmbedderError: the model failed in a way that may pass, or this batcher is closed.
-            RetryAfter: the provider asked to wait, or the tenant is at its limit.
         """
+        return Embedding(self, texts, tenant)
+
+    async def answer(self, embedding: Embedding) -> Answer:
+        """See `Embedding.answer`."""
+        texts, tenant = embedding.texts, embedding.tenant
         if self._recall is None:
-            return self._embedded(texts, tenant)
-        return self._recalled(self._recall, texts, tenant)
-
-    @asynccontextmanager
-    async def _recalled(self, recall: Recall, texts: Sequence[str], tenant: str) -> AsyncIterator[Answer]:
-        known = await recall.find(tenant, self._embedder, texts)
+            return await self._fresh(embedding, texts)
+        known = await self._recall.find(tenant, self._embedder, texts)
         fresh = [text for text in texts if text not in known]
-        async with self._embedded(fresh, tenant) as answer:
-            made = dict(zip(fresh, zip(answer.outcomes, answer.tokens, strict=True), strict=True))
-            # Before anybody stores them: what dies there is not paid for again.
-            kept = {text: Cached(one, cost) for text, (one, cost) in made.items() if isinstance(one, bytes)}
-            await recall.keep(tenant, self._embedder, kept)
-            all_of = [made[text] if text in made else (known[text].vector, 0) for text in texts]
-            saved = {text: cached.tokens for text, cached in known.items()}
-            yield Answer([one for one, _ in all_of], [cost for _, cost in all_of], saved)
+        answer = await self._fresh(embedding, fresh)
+        made = dict(zip(fresh, zip(answer.outcomes, answer.tokens, strict=True), strict=True))
+        # Before anybody stores them: what dies there is not paid for again.
+        kept = {text: Cached(one, cost) for text, (one, cost) in made.items() if isinstance(one, bytes)}
+        await self._recall.keep(tenant, self._embedder, kept)
+        all_of = [made[text] if text in made else (known[text].vector, 0) for text in texts]
+        saved = {text: cached.tokens for text, cached in known.items()}
+        return Answer([one for one, _ in all_of], [cost for _, cost in all_of], saved)
 
-    @asynccontextmanager
-    async def _embedded(self, texts: Sequence[str], tenant: str) -> AsyncIterator[Answer]:
+    async def _fresh(self, embedding: Embedding, texts: Sequence[str]) -> Answer:
+        """What the model makes of texts, which hold their place in its batch from then on."""
         if not texts:
-            yield Answer([], [])
-            return
-        taken = None if self._governor is None else await self._governor.take(tenant, texts)
+            return Answer([], [])
+        taken = None if self._governor is None else await self._governor.take(embedding.tenant, texts)
         if self._closed:
             raise _closed()
         loop = asyncio.get_running_loop()
-        request = _Request(texts, loop.time(), loop.create_future())
+        request = embedding.request = _Request(texts, loop.time(), loop.create_future())
         self._queue.append(request)
         self._queued += len(texts)
         self._busy += 1
         self._look_soon()
-        try:
-            answer = await request.answer
-            if taken is not None:
-                budget, share = taken
-                await budget.settle(share, sum(answer.tokens))
-            yield answer
-        finally:
-            self._busy -= 1
-            self._leave(request)
+        answer = await request.answer
+        if taken is not None:
+            budget, share = taken
+            await budget.settle(share, sum(answer.tokens))
+        return answer
+
+    def leave(self, request: _Request) -> None:
+        """A document is done with its vectors, or does not want them any more."""
+        self._busy -= 1
+        if request.batch is None:
+            if request in self._queue:
+                self._queue.remove(request)
+                self._queued -= len(request.texts)
+        else:
+            request.batch.held.discard(request)
+            self._settle(request.batch)
+        self._look_soon()
 
     async def close(self) -> None:
         """Give up what is under way: those who wait get an `EmbedderError`. May be called twice."""
@@ -234,17 +268,6 @@ class EmbeddingBatcher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _leave(self, request: _Request) -> None:
-        """The document is done with its vectors, or does not want them any more."""
-        if request.batch is None:
-            if request in self._queue:
-                self._queue.remove(request)
-                self._queued -= len(request.texts)
-        else:
-            request.batch.held.discard(request)
-            self._settle(request.batch)
-        self._look_soon()
 
     def _settle(self, batch: _Batch) -> None:
         """Free the batch's place once nobody holds it any more."""
@@ -303,14 +326,12 @@ def checked(vectors: npt.NDArray[np.float32], count: int, embedder: Embedder) ->
             f"{embedder.model} gave vectors of shape {vectors.shape} for {count} texts; expected "
             f"({count}, {embedder.dimension}); check the model's name and dimension"
         )
-    lengths = np.linalg.norm(vectors, axis=1)
-    packed = np.ascontiguousarray(vectors, dtype="<f4")
-    return [
-        row.tobytes()
-        if np.isfinite(length) and length > 0
-        else TextRejected(f"its vector has length {length}")
-        for row, length in zip(packed, lengths, strict=True)
-    ]
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    packed, size = np.ascontiguousarray(vectors, dtype="<f4").tobytes(), 4 * embedder.dimension
+    made: list[Outcome] = [packed[start : start + size] for start in range(0, count * size, size)]
+    for spoilt in np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0))):
+        made[spoilt] = TextRejected(f"its vector has length {lengths[spoilt]}")
+    return made
 
 
 def _refuse(request: _Request, error: Exception) -> None:

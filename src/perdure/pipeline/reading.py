@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import BinaryIO, Final, Protocol
 
-from perdure.domain.document import Chunk, Document, make_chunk
+from perdure.domain.document import Chunk, Document, chunk_maker
 from perdure.domain.errors import DocumentEmpty, DocumentError, DocumentUnreadable, RetryAfter
 from perdure.domain.record import Record
 from perdure.pipeline.source import Source
@@ -153,10 +153,10 @@ class Reader:
         return Window(chunks=chunks, last=not self._ahead, fraction=fraction)
 
     def _cut(self, parser: Parser, document: Document, strategy: str) -> Iterator[Chunk]:
-        index = 0
+        make, index = chunk_maker(document, strategy), 0
         for section in parser.parse(self._stream, self._source.encoding):
             for offset, text in self._chunker.split(section.text, section.metadata):
-                yield make_chunk(document, strategy, index, text, section.start + offset, section.metadata)
+                yield make(index, text, section.start + offset, section.metadata)
                 index += 1
         if index == 0:
             raise DocumentEmpty("there is no text in it; nothing to search for")

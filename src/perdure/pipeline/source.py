@@ -29,9 +29,7 @@ class Source(Record):
 
 def path_source(path: str | Path, *, media_type: str | None = None, encoding: str | None = None) -> Source:
     """Read a file, which is opened only when its turn comes."""
-    return Source(
-        name=str(path), open=lambda: Path(path).open("rb"), media_type=media_type, encoding=encoding
-    )
+    return Source(name=str(path), open=partial(_open, path), media_type=media_type, encoding=encoding)
 
 
 def bytes_source(
@@ -39,3 +37,7 @@ def bytes_source(
 ) -> Source:
     """Read bytes that are in memory."""
     return Source(name=name, open=partial(io.BytesIO, data), media_type=media_type, encoding=encoding)
+
+
+def _open(path: str | Path) -> BinaryIO:
+    return open(path, "rb")  # noqa: PTH123 - a `Path` takes twice as long

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Final, Protocol, TypeAlias
 
 import msgspec
@@ -40,7 +40,7 @@ PROGRESS_SECONDS: Final = 0.5
 BYTES_PER_TOKEN: Final = 4
 """As English has; the published version does not know what its texts cost."""
 READERS: Final = 32
-"""Documents that are read at once. Most of these threads wait, for a disk or for a parser's process."""
+"""Documents that are read at once, where most wait for a disk or for a parser's process."""
 
 
 class Run(Protocol):
@@ -357,10 +357,10 @@ class _Writing:
         known = await self._known(texts)
         fresh = [hashed for hashed in texts if hashed not in known]
         tenant = self._draft.document.tenant
-        async with AsyncExitStack() as batch:
+        embedding = self._batcher.embed([texts[hashed] for hashed in fresh], tenant)
+        try:
             with self._span("embed"):
-                embedding = self._batcher.embed([texts[hashed] for hashed in fresh], tenant)
-                answer = await batch.enter_async_context(embedding)
+                answer = await embedding.answer()
             self._tokens += sum(answer.tokens)
             guessed = sum(len(texts[hashed].encode()) // BYTES_PER_TOKEN for hashed in known)
             self._tokens_saved += sum(answer.saved.values()) + guessed
@@ -374,12 +374,16 @@ class _Writing:
                     self._fail(chunk, vector)
                 else:
                     embedded.append(EmbeddedChunk(chunk=chunk, vector=vector))
-            spared = {*known, *(hashed for hashed in fresh if texts[hashed] in answer.saved)}
-            reused = sum(item.chunk.chunk_hash in spared for item in embedded)
+            reused = 0
+            if known or answer.saved:
+                spared = {*known, *(hashed for hashed in fresh if texts[hashed] in answer.saved)}
+                reused = sum(item.chunk.chunk_hash in spared for item in embedded)
             self._reused += reused
             self._embedded += len(embedded) - reused
             self._chunk_ids.add(chunk.chunk_id for chunk in chunks if chunk.chunk_id not in refused)
             yield embedded
+        finally:
+            embedding.release()
 
     async def _missing(self, chunks: list[Chunk]) -> list[Chunk]:
         if not self._begun.resumed:

@@ -11,6 +11,7 @@ import pytest
 
 import perdure
 from perdure.app import App, FileItem
+from perdure.domain.document import Draft, StoredDocument
 from perdure.domain.errors import DocumentUnreadable, StoreUnavailable
 from perdure.domain.job import Job
 from perdure.domain.state import Event, JobState
@@ -145,6 +146,28 @@ async def test_trouble_with_the_vectors_is_left_to_a_worker(
     job = await app.ingest(item.path, document_id="a")
     assert job.state is not JobState.COMPLETED
     assert unchanged((await ended(app, [job]))[0])
+
+
+async def test_many_files_into_an_empty_namespace_are_read_by_workers_alone(
+    app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perdure.submissions.BATCH", 3)
+    items = write(tmp_path, **{f"n{number}": f"Leave of {number} days." for number in range(7)})
+    looked = list[int]()
+    affirm = app.vectors.affirm
+
+    async def seen(drafts: Sequence[Draft]) -> list[StoredDocument | None]:
+        looked.append(len(drafts))
+        return await affirm(drafts)
+
+    monkeypatch.setattr(app.vectors, "affirm", seen)
+    jobs = await ended(app, await app.ingest_many(items))
+    assert (looked, [unchanged(job) for job in jobs]) == ([], [False] * 7)
+    again = await app.ingest_many(items)
+    assert (looked, {job.state for job in again}) == ([3, 3, 1], {JobState.COMPLETED})
+    elsewhere = await ended(app, await app.ingest_many(items, namespace="other"))
+    assert [unchanged(job) for job in elsewhere] == [False] * 7
+    assert looked == [3, 3, 1]
 
 
 async def test_an_app_without_a_worker_leaves_it_to_one(tmp_path: Path) -> None:

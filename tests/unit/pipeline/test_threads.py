@@ -45,6 +45,26 @@ async def test_a_call_that_hangs_holds_up_no_other_and_no_more_run_than_allowed(
         assert await hanging
 
 
+def crew(name: str) -> int:
+    return sum(thread.name.startswith(name) for thread in threading.enumerate())
+
+
+async def test_quick_calls_share_a_thread_and_slow_ones_get_as_many_as_they_need() -> None:
+    threads, go = Threads(8, "some-crew"), threading.Event()
+    async with asyncio.timeout(30):
+        for _ in range(20):
+            await asyncio.gather(*(threads.run(go.is_set) for _ in range(10)))
+        assert crew("some-crew") == 1
+        hanging = [threads.run(go.wait) for _ in range(20)]
+        while crew("some-crew") < 8:
+            await asyncio.sleep(0.005)
+        go.set()
+        await asyncio.gather(*hanging)
+        while crew("some-crew") > 1:  # those that nothing waits for go home
+            await asyncio.sleep(0.005)
+        await threads.run(go.is_set)
+
+
 async def test_a_call_that_is_cancelled_before_its_turn_is_not_made() -> None:
     threads, go, made = Threads(1, "test"), threading.Event(), list[str]()
     first = threads.run(go.wait)

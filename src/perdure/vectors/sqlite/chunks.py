@@ -9,6 +9,7 @@ from typing import Final
 import apsw
 import msgspec
 
+from perdure.databases.sqlite import write_rows
 from perdure.domain.document import Chunk, EmbeddedChunk
 from perdure.domain.heads import Edition
 from perdure.domain.record import Json
@@ -18,10 +19,10 @@ LAST_ID: Final = "SELECT ifnull(max(id), 0) FROM vector_chunks"
 INSERT_CHUNK: Final = """
 INSERT INTO vector_chunks
        (id, document, edition, chunk_id, chunk_index, hash, strategy, first, past, metadata, text)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES {rows}
 """
-INSERT_VECTOR: Final = "INSERT INTO {table} (rowid, namespace, embedding) VALUES (?, ?, ?)"
-INSERT_WORDS: Final = "INSERT INTO vector_words (rowid, namespace, body) VALUES (?, ?, ?)"
+INSERT_VECTOR: Final = "INSERT INTO {table} (rowid, namespace, embedding) VALUES {{rows}}"
+INSERT_WORDS: Final = "INSERT INTO vector_words (rowid, namespace, body) VALUES {rows}"
 
 DELETE_CHUNK: Final = "DELETE FROM vector_chunks WHERE id = ?"
 DELETE_VECTOR: Final = "DELETE FROM {table} WHERE rowid = ?"
@@ -70,10 +71,10 @@ class ChunkRows:
         """Write what was gathered. Call it at the end of the transaction."""
         if not self._chunks:
             return
-        self._connection.executemany(INSERT_CHUNK, self._chunks)
+        write_rows(self._connection, INSERT_CHUNK, self._chunks)
         for dimension, vectors in self._vectors.items():
-            self._connection.executemany(INSERT_VECTOR.format(table=embeddings(dimension)), vectors)
-        self._connection.executemany(INSERT_WORDS, self._words)
+            write_rows(self._connection, INSERT_VECTOR.format(table=embeddings(dimension)), vectors)
+        write_rows(self._connection, INSERT_WORDS, self._words)
         for gathered in (self._chunks, self._vectors, self._words):
             gathered.clear()
 

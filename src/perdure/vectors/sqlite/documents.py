@@ -12,6 +12,7 @@ from typing import Final
 import apsw
 import msgspec
 
+from perdure.databases.sqlite import write_rows
 from perdure.domain.document import StoredDocument
 from perdure.domain.heads import Head, Place, Shelf
 from perdure.domain.moments import micros
@@ -50,15 +51,19 @@ LAST_ID: Final = "SELECT ifnull(max(id), 0) FROM vector_documents"
 # A statement that SQLite may have to undo halfway (of several rows, or RETURNING, ON CONFLICT) makes the index of words write
 # out what it gathered, as a savepoint does (see `batches`): `save` comes before the words.
 ADD_NAMESPACE: Final = "INSERT INTO vector_namespaces (tenant, name) VALUES (?, ?)"
+_COLUMNS: Final = [name.replace("source_", "") for name in Head.__struct_fields__]
 ADD: Final = """
-INSERT INTO vector_documents (id, namespace, document_id)
-SELECT value ->> 'id', value ->> 'namespace', value ->> 'document_id' FROM json_each(?)
-"""
-_SAVED: Final = {name.replace("source_", "") for name in _READ} - {"id", "namespace", "document_id"}
+INSERT INTO vector_documents ({columns})
+VALUES {{rows}}
+""".format(columns=", ".join(_COLUMNS))
+_SAVED: Final = [
+    f"{column} = head.column{number}"
+    for number, column in enumerate(_COLUMNS, 1)
+    if column not in {"id", "namespace", "document_id"}
+]
 SAVE: Final = """
-UPDATE vector_documents SET {values}
-FROM json_each(?) AS head WHERE vector_documents.id = head.value ->> 'id'
-""".format(values=", ".join(f"{name} = head.value ->> '{name}'" for name in sorted(_SAVED)))
+UPDATE vector_documents SET {values} FROM (VALUES {{rows}}) AS head WHERE vector_documents.id = head.column{id}
+""".format(values=", ".join(_SAVED), id=_COLUMNS.index("id") + 1)
 COUNT: Final = """
 UPDATE vector_namespaces
 SET documents = documents + ?, chunks = chunks + ?, model = ifnull(?, model), dimension = ifnull(?, dimension)
@@ -121,17 +126,15 @@ class Documents:
                 shelf.id = self._connection.last_insert_rowid()
             head.namespace, head.id = shelf.id, self._next_id()
             self._new[place] = head
-        self._changed[place] = head
+        elif place not in self._new:
+            self._changed[place] = head
         return head
 
     def save(self) -> None:
         """Write what was changed."""
-        if self._new:
-            self._connection.execute(ADD, (to_json(list(self._new.values())),))
-            self._new.clear()
-        if self._changed:
-            self._connection.execute(SAVE, (to_json([_row(head) for head in self._changed.values()]),))
-            self._changed.clear()
+        for statement, heads in ((ADD, self._new), (SAVE, self._changed)):
+            write_rows(self._connection, statement, [_row(head) for head in heads.values()])
+            heads.clear()
         for shelf in self._shelves.values():
             if shelf.shown or shelf.grown != (0, 0):
                 model, dimension = shelf.shown or (None, None)
@@ -145,8 +148,8 @@ class Documents:
         return self._last_id
 
 
-def _row(head: Head) -> dict[str, object]:
+def _row(head: Head) -> tuple[object, ...]:
     row = msgspec.structs.asdict(head)
-    row["metadata"] = from_metadata(row.pop("source_metadata") or {})
+    row["source_metadata"] = from_metadata(head.source_metadata or {})
     row["published_at"] = None if head.published_at is None else micros(head.published_at)
-    return row
+    return tuple(row.values())
