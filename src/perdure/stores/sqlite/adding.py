@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import apsw
 
+from perdure.databases.sqlite import write_rows
 from perdure.domain.errors import InvalidInput
 from perdure.domain.job import Job
 from perdure.stores.sqlite.counting import Lane, tally
@@ -48,11 +49,11 @@ def _insert(connection: apsw.Connection, additions: Sequence[Addition]) -> bool:
     """Insert all; False where one is known, and only some were inserted."""
     first = fetch_value(connection, "next_seq")
     before = connection.total_changes()
-    connection.executemany(SQL["insert"], ((seq, *new.row) for seq, new in enumerate(additions, first)))
+    write_rows(connection, SQL["insert"], [(seq, *new.row) for seq, new in enumerate(additions, first)])
     if connection.total_changes() - before < len(additions):
         return False
     payloads = [(seq, new.payload) for seq, new in enumerate(additions, first) if new.payload is not None]
-    connection.executemany(SQL["insert_payload"], payloads)
+    write_rows(connection, SQL["insert_payload"], payloads)
     tally(connection, Counter(new.lane for new in additions))
     return True
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import apsw
 
+from perdure.databases.sqlite import write_rows
 from perdure.domain.transition import Transition
 from perdure.stores.sqlite.counting import Lane, tally
 from perdure.stores.sqlite.queries import SQL, Row, fetch_value
@@ -49,20 +50,20 @@ def apply(connection: apsw.Connection, changes: Sequence[Change]) -> list[bool]:
 def _apply_together(connection: apsw.Connection, changes: Sequence[Change]) -> bool:
     """The way of a worker's batch, of which every guard holds: few statements. False: one did not."""
     before = connection.total_changes()
-    connection.executemany(SQL["apply_fenced"], [change.row for change in changes])
+    write_rows(connection, SQL["apply_fenced"], [change.row for change in changes])
     if connection.total_changes() - before < len(changes):
         return False
-    connection.executemany(SQL["write_entry"], [change.entry for change in changes if change.entry])
+    write_rows(connection, SQL["write_entry"], [change.entry for change in changes if change.entry])
     tally(connection, _moves(changes))
     return True
 
 
 def _apply(connection: apsw.Connection, change: Change) -> bool:
-    connection.execute(SQL[change.statement], change.row)
+    write_rows(connection, SQL[change.statement], [change.row])
     if connection.changes() == 0:
         return _written_before(connection, change.transition)
     if change.entry is not None:
-        connection.execute(SQL["write_entry"], change.entry)
+        write_rows(connection, SQL["write_entry"], [change.entry])
     tally(connection, _moves([change]))
     return True
 

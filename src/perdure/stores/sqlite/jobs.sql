@@ -1,5 +1,6 @@
 -- Every statement of the job store, by name. Lists of values come as JSON. Where an index is named, the statement
 -- would be slow without it, and fails instead; `stage > 0` is there because SQLite wants an index's condition word for word.
+-- `{rows}` stands for as many rows as are written in one step (`perdure.databases.sqlite.write_rows`).
 
 -- name: next_seq
 -- The number of the next job.
@@ -11,13 +12,11 @@ INSERT INTO jobs (
     seq, id, tenant, kind, state, stage, due_at, created_at, updated_at, priority, epoch, version, attempt,
     max_attempts, rescues, max_rescues, worker, idempotency_key, user_id, document_id, created_by, ttl, started_at,
     completed_at, labels, progress, checkpoint, questions, result, failure, unique_for
-) VALUES (
-    ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
-) ON CONFLICT DO NOTHING;
+) VALUES {rows} ON CONFLICT DO NOTHING;
 
 -- name: insert_payload
 -- What its payload is, unless it is empty.
-INSERT INTO job_payloads (job, payload) VALUES (?, ?);
+INSERT INTO job_payloads (job, payload) VALUES {rows};
 
 -- name: holder_of_id
 -- Who has this id, and whether it is expired; its key has not lapsed for itself.
@@ -92,24 +91,31 @@ WHERE seq IN (
 RETURNING id;
 
 -- name: apply_fenced
--- What the run under this epoch says. A job that stays running keeps its lease as it is.
+-- What runs under their epochs say. A job that stays running keeps its lease as it is.
 UPDATE jobs
-SET stage = ?1, state = ?2, due_at = iif(?2 = 'running' AND state = 'running', due_at, ?3), updated_at = ?4, completed_at = ?5, attempt = ?6,
-    rescues = ?7, progress = ?8, checkpoint = ?9, questions = ?10, result = ?11, failure = ?12, version = version + 1
-WHERE id = ?13 AND state = 'running' AND epoch = ?14;
+SET stage = told.column1, state = told.column2,
+    due_at = iif(told.column2 = 'running' AND state = 'running', due_at, told.column3), updated_at = told.column4,
+    completed_at = told.column5, attempt = told.column6, rescues = told.column7, progress = told.column8,
+    checkpoint = told.column9, questions = told.column10, result = told.column11, failure = told.column12, version = version + 1
+FROM (VALUES {rows}) AS told
+WHERE id = told.column13 AND state = 'running' AND epoch = told.column14;
 
 -- name: apply_guarded
 -- What somebody else decided on this version.
 UPDATE jobs
-SET stage = ?1, state = ?2, due_at = iif(?2 = 'running' AND state = 'running', due_at, ?3), updated_at = ?4, completed_at = ?5, attempt = ?6,
-    rescues = ?7, progress = ?8, checkpoint = ?9, questions = ?10, result = ?11, failure = ?12, version = version + 1,
-    priority = ?15, labels = ?16, max_attempts = ?17, max_rescues = ?18, ttl = ?19
-WHERE id = ?13 AND version = ?14;
+SET stage = told.column1, state = told.column2,
+    due_at = iif(told.column2 = 'running' AND state = 'running', due_at, told.column3), updated_at = told.column4,
+    completed_at = told.column5, attempt = told.column6, rescues = told.column7, progress = told.column8,
+    checkpoint = told.column9, questions = told.column10, result = told.column11, failure = told.column12, version = version + 1,
+    priority = told.column15, labels = told.column16, max_attempts = told.column17, max_rescues = told.column18,
+    ttl = told.column19
+FROM (VALUES {rows}) AS told
+WHERE id = told.column13 AND version = told.column14;
 
 -- name: write_entry
 -- A line of a job's history.
 INSERT INTO job_history (id, job_id, event, at, state, actor, epoch, attempt, rescues, started_at, detail)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+VALUES {rows};
 
 -- name: has_entry
 -- Whether this very line was written.
