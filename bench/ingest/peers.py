@@ -28,6 +28,7 @@ import asyncpg
 
 from bench.corpus import documents
 from bench.ingest.whole_way import FREE, OnPostgres, Rows, drafts
+from perdure.cli.running import run_for_long
 from tests.servers.postgres import fresh_database, postgres_server
 
 CHECKOUT: Final = Path(__file__).parents[2]
@@ -110,7 +111,7 @@ def main() -> None:
         for number, text in enumerate(texts):
             (folder / f"{number:05}.txt").write_text(text)
         for turn in range(given.rounds):
-            for who, took in asyncio.run(one_round(given.python, names, server.url, folder, rows)).items():
+            for who, took in run_for_long(one_round(given.python, names, server.url, folder, rows)).items():
                 rounds[who].append(took)
                 print(json.dumps({"round": turn + 1, **told(who, took, len(texts))}), flush=True)
     middle = {}

@@ -1,6 +1,6 @@
 """The whole way of 5,000 real documents of about 4 KB, from submission to the published version, beside its parts.
 
-    python -m bench.ingest.whole_way [--store sqlite|postgresql|postgresql://…] [--documents 5000] [--rounds 3]
+    python -m bench whole-way [--store sqlite|postgresql|postgresql://…] [--workers 1] [--documents 5000] [--rounds 3]
 
 Each round runs, one after the other, on the same texts: the chunker alone; the bundled model alone; the raw insert of
 the same chunks, vectors and words into the same tables (SQLite: INSERT; PostgreSQL: one binary COPY, and one each into
@@ -8,7 +8,9 @@ a table without the index of words, and into a bare one without words or any ind
 and with the bundled model, and the same documents, unchanged, again. A JSON line for each, then the medians and the share of
 the time that is ours: what is left when chunker, model and raw insert are taken away. The model cuts word pieces on all
 processors, so where nothing else keeps them busy the whole way can't come nearer to its speed than
-`model_to_whole_way_processor`: processor seconds of the model, of all that this process takes.
+`model_to_whole_way_processor`: processor seconds of the model, of all that the workers take.
+
+With `--workers 2` a second process works beside this one, as in production, where each processor has its worker.
 """
 
 from __future__ import annotations
@@ -16,11 +18,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -32,6 +38,7 @@ from bench.corpus import documents
 from bench.search.sqlite_vectors import raw_insert
 from perdure.app import FileItem
 from perdure.chunkers.recursive import RecursiveChunker
+from perdure.cli.running import run_for_long
 from perdure.domain.document import Document, Draft, EmbeddedChunk, make_chunk
 from perdure.domain.heads import Edition
 from perdure.domain.state import JobState
@@ -40,6 +47,7 @@ from perdure.vectors.pgvector import PgvectorStore
 from perdure.vectors.pgvector.rows import COLUMNS, HEADER, TRAILER, pack
 from tests.servers.postgres import fresh_database, postgres_server
 
+CHECKOUT = Path(__file__).parents[2]
 DIMENSION = 256
 FREE = "python:bench.ingest.parts:Free"
 Rows: TypeAlias = Sequence[tuple[Draft, list[EmbeddedChunk]]]
@@ -84,7 +92,7 @@ def drafts(texts: Sequence[str]) -> Rows:
 
 class Took(NamedTuple):
     """Seconds to submit, until all is published, and to take in the same again; how many chunks that are; which threads
-    of this process took how many seconds of a processor until all was published, and how many it took itself.
+    of this process took how many seconds of a processor until all was published, and how many all workers took.
     """
 
     submitted: float
@@ -95,23 +103,49 @@ class Took(NamedTuple):
     processor: float
 
 
-async def whole_way(folder: Path, store: str, embedder: str) -> Took:
-    async with perdure.open(store, embedder=embedder) as app:
-        # The model is loaded before the clock starts.
-        await app.wait((await app.ingest_text("warm up", namespace="warm")).id)
-        begun, before = processor_seconds(), time.process_time()
+async def whole_way(folder: Path, store: str, embedder: str, workers: int = 1) -> Took:
+    async with perdure.open(store, embedder=embedder) as app, others(store, embedder, workers - 1) as beside:
+        # So many that every worker gets some, and has loaded its model before the clock starts.
+        warming = [await app.ingest_text("warm up", namespace="warm") for _ in range(100 * workers)]
+        await asyncio.gather(*(app.wait(job.id) for job in warming))
+        begun, before = processor_seconds(), processor(beside)
         submitted, published = await ingest_all(app, folder)
-        ended, after = processor_seconds(), time.process_time()
+        ended, after = processor_seconds(), processor(beside)
         _, unchanged = await ingest_all(app, folder)
         (space,) = [each for each in await app.vectors.namespaces("default") if each.name == "default"]
         threads = {name: seconds - begun.get(name, 0.0) for name, seconds in ended.items()}
         return Took(submitted, published, unchanged, space.chunks, threads, after - before)
 
 
+@asynccontextmanager
+async def others(store: str, embedder: str, number: int) -> AsyncIterator[list[psutil.Process]]:
+    """Workers in processes of their own, as `perdure worker` starts them."""
+    told = {"PERDURE_STORE": store, "PERDURE_EMBEDDER": embedder, "PYTHONPATH": str(CHECKOUT)}
+    command, env = (sys.executable, "-m", "perdure", "worker"), {**os.environ, **told}
+    started = [
+        await asyncio.create_subprocess_exec(*command, env=env, stderr=subprocess.PIPE) for _ in range(number)
+    ]
+    try:
+        for worker in started:
+            assert worker.stderr is not None
+            assert b" runs " in await worker.stderr.readline()
+        yield [psutil.Process(worker.pid) for worker in started]
+    finally:
+        for worker in started:
+            worker.terminate()
+        for worker in started:
+            await worker.communicate()
+
+
+def processor(processes: Sequence[psutil.Process]) -> float:
+    """Seconds of a processor that this process and others took so far."""
+    return time.process_time() + sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
 def processor_seconds() -> dict[str, float]:
-    """What the event loop, the threads of the database and those that read documents took so far, system calls included."""
+    """What the event loop and the thread of the database took so far, system calls included."""
     names = {thread.native_id: thread.name for thread in threading.enumerate()}
-    parts = {"loop": "MainThread", "database": "perdure-sqlite-writer", "readers": "perdure-reader"}
+    parts = {"loop": "MainThread", "database": "perdure-sqlite-writer"}
     taken = dict.fromkeys(parts, 0.0)
     for thread in psutil.Process().threads():
         for part, name in parts.items():
@@ -138,12 +172,13 @@ async def ingest_all(app: perdure.App, folder: Path) -> tuple[float, float]:
 class OnSqlite:
     """Files in a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, workers: int = 1) -> None:
         self.folder = folder
+        self.workers = workers
 
     async def whole_way(self, embedder: str) -> Took:
         database = self.folder / (embedder.rpartition(":")[2] + ".db")
-        return await whole_way(self.folder, f"sqlite:///{database}", embedder)
+        return await whole_way(self.folder, f"sqlite:///{database}", embedder, self.workers)
 
     async def raw(self, rows: Rows) -> dict[str, float]:
         return {"raw_insert": timed(lambda: raw_insert(self.folder / "raw.db", rows))}
@@ -152,13 +187,14 @@ class OnSqlite:
 class OnPostgres:
     """A new database on a server for each run."""
 
-    def __init__(self, folder: Path, url: str) -> None:
+    def __init__(self, folder: Path, url: str, workers: int = 1) -> None:
         self.folder = folder
         self.url = url
+        self.workers = workers
 
     async def whole_way(self, embedder: str) -> Took:
         async with fresh_database(self.url) as url:
-            return await whole_way(self.folder, url, embedder)
+            return await whole_way(self.folder, url, embedder, self.workers)
 
     async def raw(self, rows: Rows) -> dict[str, float]:
         async with fresh_database(self.url) as url:
@@ -197,7 +233,7 @@ async def stream(data: bytes) -> AsyncIterator[bytes]:
         yield data[start : start + 256 * 1024]
 
 
-def one_round(texts: Sequence[str], server: str | None) -> dict[str, float]:
+def one_round(texts: Sequence[str], server: str | None, workers: int) -> dict[str, float]:
     model = LocalEmbedder()
     asyncio.run(model.embed(["warm up"], "document"))
     chunks = chunk_all(texts)
@@ -206,9 +242,9 @@ def one_round(texts: Sequence[str], server: str | None) -> dict[str, float]:
         folder = Path(name)
         for number, text in enumerate(texts):
             (folder / f"{number:05}.txt").write_text(text)
-        ground = OnSqlite(folder) if server is None else OnPostgres(folder, server)
-        free = asyncio.run(ground.whole_way(FREE))
-        bundled = asyncio.run(ground.whole_way("local"))
+        ground = OnSqlite(folder, workers) if server is None else OnPostgres(folder, server, workers)
+        free = run_for_long(ground.whole_way(FREE))
+        bundled = run_for_long(ground.whole_way("local"))
         before = time.process_time()
         alone = timed(lambda: asyncio.run(embed_all(model, chunks)))
         processor = time.process_time() - before
@@ -235,6 +271,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--store", default="sqlite")
+    parser.add_argument("--workers", type=int, default=1)
     asked = parser.parse_args()
     if asked.store == "postgresql":
         with postgres_server(shared_buffers="512MB", max_wal_size="4GB") as server:
@@ -247,7 +284,7 @@ def measure(asked: argparse.Namespace, server: str | None) -> None:
     texts = documents(asked.documents)
     rounds = []
     for _ in range(asked.rounds):
-        rounds.append(one_round(texts, server))
+        rounds.append(one_round(texts, server, asked.workers))
         print(json.dumps({name: round(value, 3) for name, value in rounds[-1].items()}), flush=True)
     middle = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
     ours_free = middle["whole_way_free"] - middle["chunker"] - middle["raw_insert"]

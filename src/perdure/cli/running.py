@@ -7,15 +7,17 @@ import gc
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from perdure.cli.output import say
+
+T = TypeVar("T")
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
-def run_for_long(main: Coroutine[Any, Any, None]) -> None:
-    """Run `main` as a process does that passes thousands of jobs a second: on uvloop where that is installed.
+def run_for_long(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main`, and give its result, as a process does that passes thousands of jobs a second: on uvloop where that is installed.
 
     The garbage collector looks at a batch of jobs once rather than a dozen times; what ended jobs leave behind needs
     none.
@@ -25,7 +27,7 @@ def run_for_long(main: Coroutine[Any, Any, None]) -> None:
     with suppress(ImportError):
         from uvloop import new_event_loop as factory
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(main)
+        return runner.run(main)
 
 
 class Runner(Protocol):

@@ -88,7 +88,7 @@ class _Patience:
             self._deadline = now + self.seconds
         if now > self._deadline:
             return False
-        time.sleep(random.uniform(0.000_2, 0.002))  # noqa: S311 (jitter, not a secret)
+        time.sleep(random.uniform(0.000_2, 0.001))  # noqa: S311 (jitter, not a secret)
         return True
 
 

@@ -21,7 +21,7 @@ T = TypeVar("T")
 BATCH_SECONDS: Final = 0.025
 """How long one transaction may go on taking in queued works, before other processes get their turn."""
 
-YIELD_SECONDS: Final = 0.002
+YIELD_SECONDS: Final = 0.001
 """As long as others at most wait before they try again (`perdure.databases.sqlite.connection`)."""
 
 ALONE: Final = 100
