@@ -1,7 +1,8 @@
 """The whole way into PostgreSQL beside that of other ingestion systems, in one run and in turns.
 
     python3 -m venv build/peers && build/peers/bin/pip install -r bench/peers/ingest.txt
-    python -m bench ingest-peers [--python build/peers/bin/python] [--documents 2500] [--rounds 3] [--only langchain,…]
+    python -m bench ingest-peers [--python build/peers/bin/python] [--documents 2500] [--workers 1] [--rounds 3]
+                                [--only langchain,…]
 
 Each round gives everybody in turn a new database on the same server, the same files, an embedder that costs nothing and
 about 1,000 characters for a chunk: Perdure with its durable jobs and its index of words, LangChain's `index()`, CocoIndex,
@@ -53,13 +54,12 @@ async def peer(python: Path, name: str, server: str, folder: Path) -> dict[str, 
 
 
 async def one_round(
-    python: Path, names: list[str], server: str, folder: Path, rows: Rows
+    python: Path, names: list[str], ground: OnPostgres, rows: Rows
 ) -> dict[str, dict[str, float]]:
-    ground = OnPostgres(folder, server)
     ours = await ground.whole_way(FREE)
     taken = {"perdure": {"first": ours.published, "unchanged": ours.unchanged, "chunks": ours.chunks}}
     for name in names:
-        taken[name] = await peer(python, name, server, folder)
+        taken[name] = await peer(python, name, ground.url, ground.folder)
     raw = await ground.raw(rows)
     count = sum(len(items) for _, items in rows)
     taken["copy"] = {"first": raw["raw_insert"], "chunks": count}
@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--python", type=Path, default=CHECKOUT / "build" / "peers" / "bin" / "python")
     parser.add_argument("--documents", type=int, default=2500)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=1, help="processes of Perdure")
     parser.add_argument("--only", default=",".join(PEERS), help="the peers, separated by commas")
     given = parser.parse_args()
     names = [name for name in given.only.split(",") if name]
@@ -110,8 +111,9 @@ def main() -> None:
         folder = Path(name)
         for number, text in enumerate(texts):
             (folder / f"{number:05}.txt").write_text(text)
+        ground = OnPostgres(folder, server.url, given.workers)
         for turn in range(given.rounds):
-            for who, took in run_for_long(one_round(given.python, names, server.url, folder, rows)).items():
+            for who, took in run_for_long(one_round(given.python, names, ground, rows)).items():
                 rounds[who].append(took)
                 print(json.dumps({"round": turn + 1, **told(who, took, len(texts))}), flush=True)
     middle = {}
