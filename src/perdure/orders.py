@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -143,8 +144,12 @@ class OrderBook:
     def _next_version(self) -> int:
         """Microseconds of the store's clock, each given once by this process."""
         with self._lock:
-            now = int(self._jobs.clock.now().timestamp() * 1_000_000)
-            self._version = max(self._version + 1, now)
+            now, here = self._jobs.clock.now().timestamp(), time.time()
+            # Of two processes that submit one after the other the second must not be the earlier one, because the store
+            # told it the time less well: where the machine's clock may be right, it is the better one.
+            if now <= here < now + self._jobs.store.capabilities.behind:
+                now = here
+            self._version = max(self._version + 1, int(now * 1_000_000))
             return self._version
 
 

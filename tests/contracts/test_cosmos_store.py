@@ -22,6 +22,7 @@ CAPABILITIES = Capabilities(
     native_ttl=True,
     constant_stats=False,
     transactions=False,
+    behind=1.5,
 )
 
 

@@ -36,6 +36,7 @@ class Capabilities(Record):
         constant_stats: `stats` costs the same at any number of jobs.
         transactions: `apply` writes a whole batch in one step; otherwise each transition by itself.
         joins: jobs can be added inside a transaction of the caller's: it is a `JoiningJobStore`.
+        behind: seconds by which `now` may be late where the store tells its time in whole seconds; it is never early.
     """
 
     durable: bool
@@ -45,6 +46,7 @@ class Capabilities(Record):
     constant_stats: bool
     transactions: bool
     joins: bool = False
+    behind: float = 0.0
 
 
 class Change(Record):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import perdure
 from perdure.app import App, FileItem
@@ -185,3 +187,21 @@ async def test_batches_that_came_before_a_bad_one_stand(app: App, tmp_path: Path
     with pytest.raises(DocumentUnreadable):
         await app.ingest_many([*items, FileItem(path=tmp_path / "absent")])
     assert sum((await app.jobs.stats("default")).by_state.values()) == BATCH
+
+
+@pytest.mark.parametrize(
+    ("late", "behind", "ours"),
+    [(0.9, 1.5, True), (0.9, 0.0, False), (3600.0, 1.5, False), (-3600.0, 1.5, False)],
+    ids=["in whole seconds", "exact", "an hour slow", "an hour fast"],
+)
+async def test_who_submits_later_brings_the_newer_version(
+    app: App, monkeypatch: pytest.MonkeyPatch, late: float, behind: float, *, ours: bool
+) -> None:
+    store = app.jobs.store
+    monkeypatch.setattr(type(store), "capabilities", replace(store.capabilities, behind=behind))
+    told = app.jobs.clock.now
+    monkeypatch.setattr(app.jobs.clock, "now", lambda: told() - timedelta(seconds=late))
+    before = time.time()
+    job = await app.ingest_text("Thirty days of leave.", document_id="a")
+    version = int(str(job.payload["version"])) / 1_000_000
+    assert version == pytest.approx(before if ours else before - late, abs=0.4)

@@ -52,6 +52,7 @@ class CosmosJobStore:
         native_ttl=True,
         constant_stats=False,
         transactions=False,
+        behind=1.5,  # the second that a `Date` leaves out, and the time of an answer
     )
 
     def __init__(
