@@ -28,11 +28,10 @@ from typing import Any, Final
 import asyncpg
 
 from bench.corpus import documents
-from bench.ingest.whole_way import FREE, OnPostgres, Rows, drafts
+from bench.ingest.whole_way import CHECKOUT, FREE, OnPostgres, Rows, drafts
 from perdure.cli.running import run_for_long
 from tests.servers.postgres import fresh_database, postgres_server
 
-CHECKOUT: Final = Path(__file__).parents[2]
 PEERS: Final = ("langchain", "cocoindex", "haystack", "llamaindex")
 KEEPERS: Final = ("langchain", "cocoindex")
 """Those that remember in a database or a file what is unchanged."""

@@ -10,7 +10,7 @@ the time that is ours: what is left when chunker, model and raw insert are taken
 processors, so where nothing else keeps them busy the whole way can't come nearer to its speed than
 `model_to_whole_way_processor`: processor seconds of the model, of all that the workers take.
 
-With `--workers 2` a second process works beside this one, as in production, where each processor has its worker.
+With `--workers 2` a second process works beside this one: a worker for each of two processors.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ def one_round(texts: Sequence[str], server: str | None, workers: int) -> dict[st
         bundled = run_for_long(ground.whole_way("local"))
         before = time.process_time()
         alone = timed(lambda: asyncio.run(embed_all(model, chunks)))
-        processor = time.process_time() - before
+        processor_model = time.process_time() - before
         return {
             "documents": len(texts),
             "chunks": free.chunks,
@@ -259,7 +259,7 @@ def one_round(texts: Sequence[str], server: str | None, workers: int) -> dict[st
             **{f"processor_{name}": seconds for name, seconds in free.threads.items()},
             "unchanged": free.unchanged,
             "whole_way_bundled": bundled.published,
-            "processor_model": processor,
+            "processor_model": processor_model,
             "processor_free": free.processor,
             "processor_bundled": bundled.processor,
         }
